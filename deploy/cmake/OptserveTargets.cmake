@@ -1,0 +1,34 @@
+# The two helpers that every CMakeLists.txt in the tree uses, and the flags that all targets share.
+
+add_library(optserve_flags INTERFACE)
+target_include_directories(optserve_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_compile_options(optserve_flags INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
+if(OPTSERVE_SANITIZE)
+  target_compile_options(optserve_flags INTERFACE -fsanitize=${OPTSERVE_SANITIZE} -fno-omit-frame-pointer
+                                                  -fno-sanitize-recover=all)
+  target_link_options(optserve_flags INTERFACE -fsanitize=${OPTSERVE_SANITIZE})
+endif()
+if(OPTSERVE_SANITIZE MATCHES "thread")
+  target_compile_definitions(optserve_flags INTERFACE OPTSERVE_TSAN=1)
+  target_compile_options(optserve_flags INTERFACE -Wno-tsan)
+endif()
+
+# optserve_library(NAME SRCS a.cc b.cc DEPS other libs): a static library; its dependencies are public, because headers
+# include headers. What a folder may depend on is the table "who may include whom" in engine/README.md.
+function(optserve_library NAME)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  add_library(${NAME} STATIC ${ARG_SRCS})
+  target_link_libraries(${NAME} PUBLIC optserve_flags ${ARG_DEPS})
+endfunction()
+
+# optserve_test(NAME SRCS a_test.cc DEPS libs LABELS unit): one GoogleTest binary, one ctest entry.
+function(optserve_test NAME)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(${NAME} ${ARG_SRCS})
+  target_link_libraries(${NAME} PRIVATE optserve_flags ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  add_test(NAME ${NAME} COMMAND ${NAME} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+// Status constructors that take a format string (fmt), so that every error can name the field, its value and the limit.
+
+namespace optserve {
+
+template <typename... Args>
+absl::Status InvalidArgument(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::InvalidArgumentError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+absl::Status NotFound(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::NotFoundError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+absl::Status FailedPrecondition(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::FailedPreconditionError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+absl::Status ResourceExhausted(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::ResourceExhaustedError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+absl::Status Unavailable(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::UnavailableError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename... Args>
+absl::Status Internal(fmt::format_string<Args...> format, Args&&... args) {
+  return absl::InternalError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+}  // namespace optserve
