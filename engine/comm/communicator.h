@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/common/tensor.h"
+
+namespace optserve {
+
+// A rank's view of its tensor-parallel group. All ranks make the same calls in the same order; each rank's calls come from
+// its own thread and are ordered with its backend's ops.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual void AllReduceSum(const TensorView& inout) = 0;  // f32, contiguous; same bits on every rank
+  virtual void AllGather(const TensorView& shard, const TensorView& all) = 0;  // all: [size, ...shard], contiguous
+  virtual absl::Status Check() = 0;  // dead peer or asynchronous error; asked once a step
+};
+
+// Ranks as threads of this process. Sums are taken in rank order, so results are reproducible bit for bit.
+// Element r is rank r's; they share state and may outlive each other. With size 1 every call returns at once.
+std::vector<std::unique_ptr<Communicator>> MakeThreadCommunicators(int size);
+
+}  // namespace optserve

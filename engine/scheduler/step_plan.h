@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/request.h"
+
+namespace optserve {
+
+using SequenceId = uint64_t;
+
+// How often a token stands in a sequence; only kept for sequences with penalties.
+struct SeenToken {
+  int32_t id = 0;
+  int32_t generated = 0;  // times among the generated tokens; 0: in the prompt only
+};
+
+// One sequence's share of a step.
+struct SequenceSlice {
+  SequenceId sequence = 0;
+  int32_t num_tokens = 0;            // new tokens in this step
+  int32_t num_cached = 0;            // tokens already in the KV cache
+  std::vector<int32_t> block_table;  // physical block ids, enough for context_len() tokens
+
+  bool wants_sample = false;         // false only for a prefill chunk that is not the last, and for pure scoring
+  SamplingParams sampling;           // as the client sent it
+  int32_t choice = 0;                // RNG key is (sampling.seed, choice, context_len())
+  std::vector<int32_t> suppressed;   // ids not allowed in this step: stop tokens before min_tokens
+  std::vector<SeenToken> seen;       // for penalties; empty without
+
+  // Prompt scoring: the logits of tokens [score_begin, score_begin + score_targets.size()) of this slice predict
+  // score_targets. num_score_logprobs best tokens are reported beside each.
+  int32_t score_begin = 0;
+  std::vector<int32_t> score_targets;
+  int32_t num_score_logprobs = 0;
+
+  int32_t context_len() const { return num_cached + num_tokens; }
+};
+
+// Copy-on-write of a KV block, all layers.
+struct BlockCopy {
+  int32_t src = 0;
+  int32_t dst = 0;
+};
+
+// What the ranks compute in one step, and nothing else.
+//
+// Built by Scheduler::PlanStep() on the engine thread, read-only afterwards; every rank gets the same bytes, through
+// memory or MPI. It is complete in itself: a rank remembers nothing of earlier plans, so any step can be written by
+// hand in a test or replayed from a dump.
+//
+// Invariants  decode slices come first; token_ids is packed in slice order; a sequence appears at most once;
+//             block_table covers context_len() tokens; no block is both source and destination of a copy.
+struct StepPlan {
+  uint64_t step = 0;       // 1, 2, 3, ...
+  int32_t num_decode = 0;  // slices[0, num_decode) have num_tokens == 1
+  std::vector<SequenceSlice> slices;
+  std::vector<int32_t> token_ids;       // [T]
+  std::vector<BlockCopy> block_copies;  // done before the forward pass
+
+  std::span<const SequenceSlice> decodes() const { return std::span(slices).first(num_decode); }
+  std::span<const SequenceSlice> prefills() const { return std::span(slices).subspan(num_decode); }
+};
+
+}  // namespace optserve

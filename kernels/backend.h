@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/attention/paged_attention.h"
+#include "kernels/cache/kv_cache_ops.h"
+#include "kernels/common/context.h"
+#include "kernels/common/tensor.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/linear/linear.h"
+#include "kernels/norm/layer_norm.h"
+#include "kernels/sampling/sampling.h"
+
+namespace optserve {
+
+// Memory of a backend; freed with this object.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual void* data() const = 0;   // aligned to 64 bytes
+  virtual size_t size() const = 0;  // bytes
+};
+
+// Numbers on one device: memory, copies, and one virtual per op. One owner, one thread; ops run in the order of the calls
+// and may still be running when a call returns, until Synchronize().
+//
+// Shapes are the caller's duty and are checked (abort). Steps allocate nothing: memory is taken at start.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+
+  // Zeroed pages, touched on first use. ResourceExhausted names the shortfall.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
+
+  // Makes a weight usable by ops. The CPU returns the view itself (the mapped file is the memory); a device copies it and
+  // keeps the copy until the backend dies. `host` must outlive the backend.
+  virtual absl::StatusOr<TensorView> LoadWeight(const TensorView& host) = 0;
+
+  virtual void CopyIn(const TensorView& dst, const void* host) = 0;   // dst is contiguous
+  virtual void CopyOut(void* host, const TensorView& src) = 0;        // src is contiguous; host is valid after Synchronize
+  virtual absl::Status Synchronize() = 0;                             // the one place where device faults appear
+
+  virtual void Embedding(const EmbeddingParams& p) = 0;
+  virtual void PositionEmbedding(const PositionEmbeddingParams& p) = 0;
+  virtual void LayerNorm(const LayerNormParams& p) = 0;
+  virtual void AddBiasResidual(const AddBiasResidualParams& p) = 0;
+  virtual void Linear(const LinearParams& p) = 0;
+  virtual void WriteKv(const WriteKvParams& p) = 0;
+  virtual void CopyBlocks(const CopyBlocksParams& p) = 0;
+  virtual void PagedDecode(const PagedAttentionParams& p) = 0;
+  virtual void PagedPrefill(const PagedAttentionParams& p) = 0;
+  virtual void GatherRows(const GatherRowsParams& p) = 0;
+  virtual void CopyRows(const CopyRowsParams& p) = 0;
+  virtual void Sample(const SampleParams& p) = 0;
+  virtual void Score(const ScoreParams& p) = 0;
+};
+
+enum class DeviceKind { kCpu, kCuda };
+
+struct DeviceSpec {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;        // CUDA: which device
+  int num_threads = 0;  // CPU: threads of this rank's pool, the calling thread included; 0: all of the machine
+};
+
+// FailedPrecondition if this build or machine has no such device.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceSpec& spec);
+
+}  // namespace optserve

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+// What an op needs to know about where it runs. Safe to include from .cu files.
+
+namespace optserve {
+
+// The instruction set that CPU kernels use, best last.
+enum class CpuIsa : uint8_t { kPortable, kAvx2, kAvx512 };
+
+struct DeviceInfo {
+  std::string name;          // "AMD EPYC", "Tesla V100-SXM3-32GB"
+  int num_threads = 1;       // CPU: threads of this context's pool
+  CpuIsa isa = CpuIsa::kPortable;
+  int sm_version = 0;        // CUDA: 70 for a V100; 0 on the CPU
+  int sm_count = 0;          // CUDA: streaming multiprocessors
+  int64_t memory_bytes = 0;  // total memory of the device
+};
+
+struct CpuContext;   // kernels/common/cpu_context.h: DeviceInfo and the thread pool
+struct CudaContext;  // stream, handles, DeviceInfo
+
+}  // namespace optserve
