@@ -1,0 +1,19 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace optserve {
+
+// Where a test finds its data, e.g. TestDataPath("golden/tokenizer/decode_vectors.jsonl").
+//
+// `relative` is looked up in shared/data, beside the checkout, where the whole collection may lie, and then in
+// tests/data, where what the tests need is committed. Throws std::runtime_error when it is in neither: a test whose
+// data is missing must fail, not pass.
+std::filesystem::path TestDataPath(std::string_view relative);
+
+// The whole file at TestDataPath(relative), or at an absolute path.
+std::string ReadTestData(const std::filesystem::path& path);
+
+}  // namespace optserve
