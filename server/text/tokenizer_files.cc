@@ -19,7 +19,9 @@ namespace {
 using nlohmann::json;
 
 constexpr uintmax_t kMaxFileBytes = 64u << 20;
+constexpr uintmax_t kMaxConfigBytes = 4u << 20;  // becomes a tree, at up to 60 bytes per byte
 constexpr int32_t kMaxTokens = 1 << 20;
+constexpr size_t kMaxDeclaredTokens = 1024;  // each is looked for wherever its first byte stands in a text
 
 constexpr char kVocab[] = "vocab.json";
 constexpr char kMerges[] = "merges.txt";
@@ -34,14 +36,14 @@ std::string Quoted(std::string_view text) {
   return json(text.substr(0, kLongest)).dump(-1, ' ', true, json::error_handler_t::replace) + "...";
 }
 
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path) {
+absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, uintmax_t max_bytes) {
   const std::string name = path.filename().string();
   std::error_code error;
   if (!std::filesystem::is_regular_file(path, error)) return InvalidArgument("{} is not a regular file", name);
   const uintmax_t num_bytes = std::filesystem::file_size(path, error);
   if (error) return InvalidArgument("{} cannot be read: {}", name, error.message());
-  if (num_bytes > kMaxFileBytes) {
-    return InvalidArgument("{} has {} bytes, the limit is {}", name, num_bytes, kMaxFileBytes);
+  if (num_bytes > max_bytes) {
+    return InvalidArgument("{} has {} bytes, the limit is {}", name, num_bytes, max_bytes);
   }
   std::string content(num_bytes, '\0');
   std::ifstream file(path, std::ios::binary);
@@ -177,8 +179,9 @@ absl::StatusOr<bool> ReadFlag(const json& object, const char* key, bool if_absen
 
 // nullopt when there is no such file.
 absl::StatusOr<std::optional<json>> ReadJsonObject(const std::filesystem::path& directory, const char* file) {
-  if (!std::filesystem::exists(directory / file)) return std::nullopt;
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / file));
+  std::error_code error;
+  if (!std::filesystem::exists(directory / file, error)) return std::nullopt;
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / file, kMaxConfigBytes));
   std::optional<json> object = json::parse(content, nullptr, /*allow_exceptions=*/false);
   if (object->is_discarded()) return InvalidArgument("{} is not JSON", file);
   if (!object->is_object()) return InvalidArgument("{} must hold a JSON object", file);
@@ -200,6 +203,10 @@ absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::filesystem::path&
   }
   OPTSERVE_ASSIGN_OR_RETURN(const std::optional<json> map, ReadJsonObject(directory, kSpecialTokensMap));
   if (map.has_value()) OPTSERVE_RETURN_IF_ERROR(ReadSpecialTokens(kSpecialTokensMap, *map, config));
+  if (config.others.size() > kMaxDeclaredTokens) {
+    return InvalidArgument("{} and {} declare {} tokens, the limit is {}", kConfig, kSpecialTokensMap,
+                           config.others.size(), kMaxDeclaredTokens);
+  }
   if (config.add_bos && !config.bos.has_value()) {
     return InvalidArgument("{}: add_bos_token is true, but bos_token is null", kConfig);
   }
@@ -330,7 +337,7 @@ absl::StatusOr<Vocabulary> ReadVocabulary(const std::filesystem::path& directory
   }
   for (const DeclaredToken& token : config.others) declared.insert(token.content);
 
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kVocab));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kVocab, kMaxFileBytes));
   VocabularyHandler handler(declared);
   json::sax_parse(content, &handler);
   OPTSERVE_RETURN_IF_ERROR(handler.status());
@@ -372,7 +379,7 @@ absl::StatusOr<TokenizerFiles::Merge> ParseMerge(const Vocabulary& vocabulary, s
 
 absl::StatusOr<std::vector<TokenizerFiles::Merge>> ReadMerges(const std::filesystem::path& directory,
                                                               const Vocabulary& vocabulary) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kMerges));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kMerges, kMaxFileBytes));
   std::vector<TokenizerFiles::Merge> merges;
   std::string_view rest = content;
   for (int line_number = 1; !rest.empty(); ++line_number) {

@@ -44,7 +44,7 @@ struct TokenizerFiles {
 
 // Reads and checks the files in `directory`.
 //
-// Bounds  64 MiB per file, ids below 2^20: nothing is allocated on a file's word alone.
+// Bounds  64 MiB for vocab.json and merges.txt, 4 MiB for the others, ids below 2^20, 1024 added tokens.
 // Errors  NotFound when there is neither vocab.json nor merges.txt: the model can be served for ids only.
 //         InvalidArgument when a file is broken; the text names the file and what is wrong in it.
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& directory);

@@ -141,6 +141,12 @@ TEST_F(TokenizerFilesTest, RefusesABrokenConfiguration) {
   EXPECT_THAT(config_refusal(R"({"add_bos_token": 1})"), HasSubstr("add_bos_token must be true or false"));
   EXPECT_THAT(config_refusal(R"({"add_bos_token": true, "bos_token": null})"), HasSubstr("bos_token is null"));
   EXPECT_THAT(config_refusal(R"({"add_prefix_space": true})"), HasSubstr("add_prefix_space must be false"));
+  EXPECT_THAT(config_refusal(std::string(1 << 20, '[')), HasSubstr("is not JSON"));
+  EXPECT_THAT(config_refusal(std::string(5 << 20, ' ')), HasSubstr("the limit is 4194304"));
+  json many;
+  for (int id = 1000; id < 2025; ++id)
+    many["added_tokens_decoder"][std::to_string(id)] = "<" + std::to_string(id) + ">";
+  EXPECT_THAT(config_refusal(many.dump()), HasSubstr("declare 1025 tokens, the limit is 1024"));
   EXPECT_THAT(config_refusal(R"({"added_tokens_decoder": []})"), HasSubstr("added_tokens_decoder must be an object"));
   EXPECT_THAT(config_refusal(R"({"added_tokens_decoder": {"x": "y"}})"), HasSubstr("the id \"x\""));
   EXPECT_THAT(config_refusal(R"({"added_tokens_decoder": {"9999999": "y"}})"), HasSubstr("an integer from 0 to"));
@@ -162,6 +168,14 @@ TEST_F(TokenizerFilesTest, TheConfigurationNamesTheSpecialTokens) {
   EXPECT_THAT(tokenizer->Encode("中<n>ab").value(), ElementsAre(0, 270, 271, 260));
   EXPECT_EQ(tokenizer->Decode(std::vector<int32_t>{270, 271, 265}, /*skip_special=*/true), "<n>");
   EXPECT_EQ(tokenizer->TokenText(265), "token_id:265");  // a hole in the numbering
+}
+
+TEST_F(TokenizerFilesTest, OfAddedTokensThatStartAlikeTheLongestIsTaken) {
+  Write("tokenizer_config.json",
+        R"({"added_tokens_decoder": {"270": "<n>", "271": {"content": "<n><n>"}, "272": "<n>a"}})");
+  const auto tokenizer = Tokenizer::Load(directory_);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(tokenizer->Encode("<n><n><n>ab<n>b").value(), ElementsAre(271, 272, 4 + 'b', 270, 4 + 'b'));
 }
 
 TEST_F(TokenizerFilesTest, BosIsAddedOnlyWhenTheConfigurationSaysSo) {
