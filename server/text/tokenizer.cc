@@ -47,13 +47,13 @@ class OffsetCounter {
 }  // namespace
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::filesystem::path& directory) {
-  OPTSERVE_ASSIGN_OR_RETURN(TokenizerFiles files, ReadTokenizerFiles(directory));
+  OPTSERVE_ASSIGN_OR_RETURN(const TokenizerFiles files, ReadTokenizerFiles(directory));
   OPTSERVE_ASSIGN_OR_RETURN(MergeTable merges, BuildMergeTable(files.merges));
   OPTSERVE_ASSIGN_OR_RETURN(Pretokenizer pretokenizer, Pretokenizer::Create());
-  return Tokenizer(std::move(files), std::move(merges), std::move(pretokenizer));
+  return Tokenizer(files, std::move(merges), std::move(pretokenizer));
 }
 
-Tokenizer::Tokenizer(TokenizerFiles files, MergeTable merges, Pretokenizer pretokenizer)
+Tokenizer::Tokenizer(const TokenizerFiles& files, MergeTable merges, Pretokenizer pretokenizer)
     : is_special_(files.tokens.size()),
       merges_(std::move(merges)),
       pretokenizer_(std::move(pretokenizer)),

@@ -77,7 +77,7 @@ class Tokenizer {
   bool adds_bos() const { return add_bos_; }
 
  private:
-  Tokenizer(TokenizerFiles files, MergeTable merges, Pretokenizer pretokenizer);
+  Tokenizer(const TokenizerFiles& files, MergeTable merges, Pretokenizer pretokenizer);
 
   // The added token that `text` starts with, the longest if there are several.
   std::optional<int32_t> AddedTokenAtStart(std::string_view text) const;

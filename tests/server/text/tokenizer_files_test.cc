@@ -1,5 +1,6 @@
 #include "server/text/tokenizer_files.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -144,8 +145,7 @@ TEST_F(TokenizerFilesTest, RefusesABrokenConfiguration) {
   EXPECT_THAT(config_refusal(std::string(1 << 20, '[')), HasSubstr("is not JSON"));
   EXPECT_THAT(config_refusal(std::string(5 << 20, ' ')), HasSubstr("the limit is 4194304"));
   json many;
-  for (int id = 1000; id < 2025; ++id)
-    many["added_tokens_decoder"][std::to_string(id)] = "<" + std::to_string(id) + ">";
+  for (int id = 1000; id < 2025; ++id) many["added_tokens_decoder"][std::to_string(id)] = fmt::format("<{}>", id);
   EXPECT_THAT(config_refusal(many.dump()), HasSubstr("declare 1025 tokens, the limit is 1024"));
   EXPECT_THAT(config_refusal(R"({"added_tokens_decoder": []})"), HasSubstr("added_tokens_decoder must be an object"));
   EXPECT_THAT(config_refusal(R"({"added_tokens_decoder": {"x": "y"}})"), HasSubstr("the id \"x\""));
