@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that optserve needs, and only those that are missing.
+#
+#   deploy/install-deps.sh           what building and serving need
+#   deploy/install-deps.sh --tests   and what the tests and checks need on top
+#
+# Runs apt-get as root, or through sudo. Prints what it is about to install; says nothing to do when all is there.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build ccache pkg-config git curl ca-certificates
+  libabsl-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libpcre2-dev libcli11-dev prometheus-cpp-dev
+  libboost1.81-dev libssl-dev
+  libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
+  libdnnl-dev libopenblas-dev
+)
+test_packages=(libgtest-dev libgmock-dev clang-format clang-tidy python3 python3-venv)
+
+case "${1:-}" in
+  "") ;;
+  --tests) packages+=("${test_packages[@]}") ;;
+  *) echo "install-deps: unknown option '$1'; the only one is --tests" >&2; exit 2 ;;
+esac
+
+missing=()
+for package in "${packages[@]}"; do
+  status=$(dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null || true)
+  [[ $status == "install ok installed" ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "install-deps: all ${#packages[@]} packages are already installed"
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  command -v sudo >/dev/null || { echo "install-deps: run this as root, or install sudo; missing: ${missing[*]}" >&2; exit 2; }
+  as_root=(sudo)
+fi
+echo "install-deps: installing ${missing[*]}"
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
