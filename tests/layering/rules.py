@@ -1,0 +1,83 @@
+"""Who may include whom: the tables of the design, as data. layering_test.py applies them to every #include.
+
+Paths and patterns are relative to the repository root; a pattern is a regular expression matched from the start.
+"""
+
+import re
+
+# The first row whose pattern matches a file says which files of this project it may include.
+MAY_INCLUDE = [
+    (r"kernels/", [r"kernels/"]),
+    (r"engine/util/", [r"engine/util/"]),
+    (r"engine/comm/", [r"engine/(comm|util)/", r"kernels/"]),
+    (r"engine/checkpoint/", [r"engine/(checkpoint|util)/", r"kernels/common/"]),
+    # Neither executor nor model, and no device: that is why the scheduler is easy to test.
+    (r"engine/scheduler/", [r"engine/(scheduler|util)/", r"engine/(config|request|engine_client)\.h"]),
+    # Of the layer above, a model knows only the packed inputs of a step.
+    (r"engine/model/", [r"engine/(model|checkpoint|comm|util)/", r"engine/executor/step_inputs\.h",
+                        r"engine/(config|request)\.h", r"kernels/"]),
+    (r"engine/executor/", [r"engine/(executor|model|checkpoint|comm|util)/", r"engine/scheduler/step_plan\.h",
+                           r"engine/(config|request|engine_client)\.h", r"kernels/"]),
+    (r"engine/process_main\.", [r"engine/", r"kernels/", r"(proto/)?optserve/internal/"]),
+    (r"engine/planner/", [r"engine/(planner|util)/", r"engine/model/opt_config\.h", r"engine/config\.h"]),
+    (r"engine/tools/", [r"engine/", r"kernels/"]),
+    (r"engine/", [r"engine/", r"kernels/backend\.h"]),
+    (r"server/text/", [r"server/text/", r"engine/util/"]),
+    (r"server/api/", [r"server/(api|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/",
+                      r"(proto/)?optserve/v1/"]),
+    # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
+    (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main)\.h",
+                                      r"engine/(planner|util|tools)/"]),
+    (r"server/", [r"server/", r"engine/(engine_client|request|config)\.h", r"engine/(planner|util)/",
+                  r"(proto/)?optserve/"]),
+    (r"clients/", [r"clients/", r"(proto/)?optserve/v1/"]),
+]
+
+# Outside libraries: which headers belong to one, and the only places that may include them.
+LIBRARY_DOORS = {
+    "Boost": (r"boost/", [r"server/http/"]),
+    "gRPC": (r"(grpc|grpcpp|grpc\+\+)/|.*\.grpc\.pb\.h", [r"server/grpc/", r"server/api/(proto_codec|error_codec)", r"clients/"]),
+    "protobuf": (r"google/|.*\.pb\.h", [r"server/grpc/", r"server/api/(proto_codec|error_codec)", r"server/replicas/",
+                                        r"engine/process_main\.", r"clients/"]),
+    "nlohmann_json": (r"nlohmann/", [r"server/(api|text|commands)/", r"server/server_config", r"engine/config\.cc",
+                                     r"engine/model/opt_config\.cc", r"engine/(checkpoint|planner|tools)/"]),
+    "PCRE2": (r"pcre2", [r"server/text/pretokenizer\.cc"]),
+    "prometheus-cpp": (r"prometheus/", [r"engine/util/metrics\.", r"server/http/admin_routes\.cc"]),
+    "CLI11": (r"CLI/", [r"server/main\.cc", r"server/commands/", r"clients/"]),
+    "spdlog": (r"spdlog/", [r"engine/util/log\."]),
+    "OpenSSL": (r"openssl/", [r"server/(access|http)/"]),
+    "NCCL": (r"nccl", [r"engine/comm/nccl_"]),
+    "MPI": (r"mpi\.h", [r"engine/comm/mpi_", r"engine/executor/mpi_executor"]),
+    "CUDA": (r"cuda|cublas|curand|mma\.h|cooperative_groups", [r"kernels/", r"engine/comm/nccl_"]),
+    "BLAS and oneDNN": (r"cblas|openblas|oneapi/|dnnl", [r"kernels/"]),
+    "Abseil": (r"absl/", [r"engine/", r"server/", r"clients/", r"kernels/(backend|make_backend)"]),
+    "fmt": (r"fmt/", [r"engine/", r"server/", r"clients/"]),
+}
+
+# Headers of the C library, the kernel and the compiler: free to use.
+SYSTEM_HEADER = re.compile(
+    r"[a-z_0-9]+$|(sys|linux|netinet|arpa|asm|bits)/|"
+    r"(unistd|fcntl|signal|poll|pthread|sched|spawn|dlfcn|netdb|errno|immintrin|x86intrin|cpuid|cxxabi|execinfo)\.h$")
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]')
+
+
+def violations(path, text):
+    """Returns a message for every #include in `text`, the contents of the file `path`, that the tables forbid."""
+    allowed = next((patterns for files, patterns in MAY_INCLUDE if re.match(files, path)), None)
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = INCLUDE.match(line)
+        if match is None or allowed is None:
+            continue
+        header = match.group(2)
+        where = f"{path}:{number}: "
+        library = next((name for name, (headers, _) in LIBRARY_DOORS.items() if re.match(headers, header)), None)
+        if re.match(r"(server|engine|kernels|proto|clients|tests|deploy|optserve)/", header):
+            if not any(re.match(pattern, header) for pattern in allowed):
+                found.append(f"{where}{header} is not one of {', '.join(allowed)}")
+        elif library is None and not SYSTEM_HEADER.match(header):
+            found.append(f"{where}{header} is of no library that LIBRARY_DOORS knows; project includes start at the root")
+        if library is not None and not any(re.match(door, path) for door in LIBRARY_DOORS[library][1]):
+            found.append(f"{where}{library} is used only in {', '.join(LIBRARY_DOORS[library][1])}")
+    return found
