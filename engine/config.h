@@ -10,19 +10,19 @@ namespace optserve {
 
 enum class DeviceChoice { kAuto, kCpu, kCuda };
 
-// Everything an engine is told at start. Parsed from JSON by ParseEngineConfig (unknown keys refused), and sent as the same
-// JSON from the front end to its engine process.
+// Everything an engine is told at start. Parsed from JSON by ParseEngineConfig (unknown keys refused), and sent as the
+// same JSON from the front end to its engine process.
 struct EngineConfig {
-  std::string model_path;                      // a directory
-  DeviceChoice device = DeviceChoice::kAuto;   // auto: CUDA if this build and machine have it, else the CPU
-  int32_t tensor_parallel_size = 1;            // ranks; must divide the model's heads and ffn size
-  int32_t max_model_len = 0;                   // tokens; 0: the model's positions
-  int32_t max_num_seqs = 256;                  // sequences that run at a time
-  int32_t max_num_batched_tokens = 2048;       // tokens of one step, decodes and prefill chunks together
-  int32_t block_size = 16;                     // tokens per KV block
-  int64_t kv_cache_bytes = 0;                  // 0: by the backend's rule, see Executor::Start
-  int32_t max_queue = 1024;                    // requests that wait
-  int32_t num_threads = 0;                     // CPU: threads of all ranks together; 0: all of the machine
+  std::string model_path;                     // a directory
+  DeviceChoice device = DeviceChoice::kAuto;  // auto: CUDA if this build and machine have it, else the CPU
+  int32_t tensor_parallel_size = 1;           // ranks; must divide the model's heads and ffn size
+  int32_t max_model_len = 0;                  // tokens; 0: the model's positions
+  int32_t max_num_seqs = 256;                 // sequences that run at a time
+  int32_t max_num_batched_tokens = 2048;      // tokens of one step, decodes and prefill chunks together
+  int32_t block_size = 16;                    // tokens per KV block
+  int64_t kv_cache_bytes = 0;                 // 0: by the backend's rule, see Executor::Start
+  int32_t max_queue = 1024;                   // requests that wait
+  int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
 };
 
 // InvalidArgument names the key, its value and what is allowed.

@@ -14,16 +14,16 @@ namespace optserve {
 
 // Counters and gauges of an engine. Counters only grow.
 struct EngineStats {
-  int32_t running = 0;                    // sequences in the batch
-  int32_t waiting = 0;                    // sequences admitted to the queue, preempted ones included
+  int32_t running = 0;  // sequences in the batch
+  int32_t waiting = 0;  // sequences admitted to the queue, preempted ones included
   int64_t blocks_total = 0;
   int64_t blocks_used = 0;
   uint64_t steps = 0;
-  uint64_t prompt_tokens = 0;             // computed in prefill, recomputation included
+  uint64_t prompt_tokens = 0;  // computed in prefill, recomputation included
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
   uint64_t nonfinite_rows = 0;
-  double step_seconds = 0.0;              // sum over steps
+  double step_seconds = 0.0;  // sum over steps
   double last_step_seconds = 0.0;
   int32_t last_step_tokens = 0;
 };
@@ -38,8 +38,8 @@ class EngineClient {
 
   virtual const ModelInfo& model() const = 0;
 
-  // Queues a request; its events go to `sink`. Errors come either from here or, for what only the engine can know, as the
-  // one event kError of each answer:
+  // Queues a request; its events go to `sink`. Errors come either from here or, for what only the engine can know, as
+  // the one event kError of each answer:
   //   InvalidArgument    CheckRequest
   //   ResourceExhausted  the queue is full
   //   Unavailable        draining, or the engine is gone

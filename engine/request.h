@@ -24,28 +24,28 @@ struct SamplingParams {
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
   std::vector<std::pair<int32_t, float>> logit_bias;  // id, added to its logit
-  uint64_t seed = 0;          // always set by the front end, so that a request can be run again
-  int32_t vocab_limit = 0;    // ids >= this are never chosen (embedding rows without a token); 0: none
-  int32_t num_logprobs = 0;   // best tokens reported with each generated token, 0..20
-  int32_t min_tokens = 0;     // no stop token before that many are generated
+  uint64_t seed = 0;                                  // always set by the front end, so that a request can be run again
+  int32_t vocab_limit = 0;   // ids >= this are never chosen (embedding rows without a token); 0: none
+  int32_t num_logprobs = 0;  // best tokens reported with each generated token, 0..20
+  int32_t min_tokens = 0;    // no stop token before that many are generated
 
   bool operator==(const SamplingParams&) const = default;
 };
 
 // One prompt and its n answers.
 struct GenerateRequest {
-  RequestId id = 0;                 // unique among the live requests of a client
-  std::vector<int32_t> prompt;      // used as given; at least one id
-  int32_t max_tokens = 16;          // 0: score the prompt only
+  RequestId id = 0;             // unique among the live requests of a client
+  std::vector<int32_t> prompt;  // used as given; at least one id
+  int32_t max_tokens = 16;      // 0: score the prompt only
   SamplingParams sampling;
-  int32_t num_choices = 1;          // n
-  int32_t first_choice = 0;         // randomness of answer j is keyed by (seed, first_choice + j, position)
+  int32_t num_choices = 1;              // n
+  int32_t first_choice = 0;             // randomness of answer j is keyed by (seed, first_choice + j, position)
   std::vector<int32_t> stop_token_ids;  // end an answer; the stop token is its last event
   int32_t num_prompt_logprobs = -1;     // -1: none; 0..20: each prompt token's log probability and that many best
-  // Tokens that answer 0 has already produced: a request that is resumed in another engine goes on behind them. They count
-  // towards max_tokens and penalties like any generated token. Only with num_choices == 1.
+  // Tokens that answer 0 has already produced: a request that is resumed in another engine goes on behind them. They
+  // count towards max_tokens and penalties like any generated token. Only with num_choices == 1.
   std::vector<int32_t> generated;
-  int32_t prompt_scores_sent = 0;   // prompt log probabilities the client already has; the rest follow
+  int32_t prompt_scores_sent = 0;  // prompt log probabilities the client already has; the rest follow
 };
 
 enum class FinishReason : uint8_t {
@@ -71,17 +71,17 @@ struct TokenScore {
 // What one step did for one answer. The last event of an answer is the one with finish != kNone.
 struct TokenEvent {
   RequestId request = 0;
-  int32_t choice = 0;                     // 0 .. n-1, counted from first_choice
-  std::optional<TokenScore> token;        // the token generated in this step; none for prefill chunks and cancellations
+  int32_t choice = 0;               // 0 .. n-1, counted from first_choice
+  std::optional<TokenScore> token;  // the token generated in this step; none for prefill chunks and cancellations
   FinishReason finish = FinishReason::kNone;
   std::vector<TokenScore> prompt_scores;  // answer 0 only: of prompt tokens prompt_scores_begin, +1, ...
   int32_t prompt_scores_begin = 0;        // >= 1: the first prompt token has no prediction
-  int32_t cached_tokens = 0;              // prompt tokens that were not computed because the cache had them; set with the first token
+  int32_t cached_tokens = 0;              // prompt tokens that the cache had; set with the first token
   absl::Status error;                     // with kError
 };
 
-// Where a request's events go. Called on the engine's thread (or the thread that reads its frames), in order, never after
-// the last answer has finished; must not block. Shared, because socket and sequence each may end first.
+// Where a request's events go. Called on the engine's thread (or the thread that reads its frames), in order, never
+// after the last answer has finished; must not block. Shared, because socket and sequence each may end first.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
@@ -95,8 +95,8 @@ struct ModelInfo {
   std::vector<int32_t> eos_token_ids;  // from generation_config.json, else config.json; never empty
   int32_t bos_token_id = 2;
   int32_t max_num_seqs = 0;
-  int64_t kv_tokens = 0;               // tokens that the KV pool holds
-  int64_t weight_bytes = 0;            // of all ranks
+  int64_t kv_tokens = 0;     // tokens that the KV pool holds
+  int64_t weight_bytes = 0;  // of all ranks
   int64_t num_parameters = 0;
 };
 

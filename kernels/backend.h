@@ -25,8 +25,8 @@ class Buffer {
   virtual size_t size() const = 0;  // bytes
 };
 
-// Numbers on one device: memory, copies, and one virtual per op. One owner, one thread; ops run in the order of the calls
-// and may still be running when a call returns, until Synchronize().
+// Numbers on one device: memory, copies, and one virtual per op. One owner, one thread; ops run in the order of the
+// calls and may still be running when a call returns, until Synchronize().
 //
 // Shapes are the caller's duty and are checked (abort). Steps allocate nothing: memory is taken at start.
 class Backend {
@@ -38,13 +38,13 @@ class Backend {
   // Zeroed pages, touched on first use. ResourceExhausted names the shortfall.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
 
-  // Makes a weight usable by ops. The CPU returns the view itself (the mapped file is the memory); a device copies it and
-  // keeps the copy until the backend dies. `host` must outlive the backend.
+  // Makes a weight usable by ops. The CPU returns the view itself (the mapped file is the memory); a device copies it
+  // and keeps the copy until the backend dies. `host` must outlive the backend.
   virtual absl::StatusOr<TensorView> LoadWeight(const TensorView& host) = 0;
 
-  virtual void CopyIn(const TensorView& dst, const void* host) = 0;   // dst is contiguous
-  virtual void CopyOut(void* host, const TensorView& src) = 0;        // src is contiguous; host is valid after Synchronize
-  virtual absl::Status Synchronize() = 0;                             // the one place where device faults appear
+  virtual void CopyIn(const TensorView& dst, const void* host) = 0;  // dst is contiguous
+  virtual void CopyOut(void* host, const TensorView& src) = 0;  // src is contiguous; host is valid after Synchronize
+  virtual absl::Status Synchronize() = 0;                       // the one place where device faults appear
 
   virtual void Embedding(const EmbeddingParams& p) = 0;
   virtual void PositionEmbedding(const PositionEmbeddingParams& p) = 0;

@@ -13,9 +13,9 @@ namespace optserve {
 
 // One stored tensor: a view of mapped bytes.
 struct CheckpointTensor {
-  std::string name;   // as stored
-  TensorView view;    // read-only, possibly unaligned; lives as long as the checkpoint
-  std::string file;   // base name of the file, for messages
+  std::string name;  // as stored
+  TensorView view;   // read-only, possibly unaligned; lives as long as the checkpoint
+  std::string file;  // base name of the file, for messages
 };
 
 // An opened checkpoint: names to typed views of mapped files. Opening reads headers only and checks every size with
@@ -25,8 +25,8 @@ class Checkpoint {
   virtual ~Checkpoint() = default;
   virtual const std::vector<CheckpointTensor>& tensors() const = 0;  // sorted by name, names distinct
   virtual const CheckpointTensor* Find(std::string_view name) const = 0;
-  virtual std::string format() const = 0;      // "safetensors"
-  virtual int64_t total_bytes() const = 0;     // of tensor data
+  virtual std::string format() const = 0;   // "safetensors"
+  virtual int64_t total_bytes() const = 0;  // of tensor data
 };
 
 // Opens the weights in a model directory. NotFound: no weights in a known format, with a list of what was looked for.

@@ -8,8 +8,8 @@
 
 namespace optserve {
 
-// A rank's view of its tensor-parallel group. All ranks make the same calls in the same order; each rank's calls come from
-// its own thread and are ordered with its backend's ops.
+// A rank's view of its tensor-parallel group. All ranks make the same calls in the same order; each rank's calls come
+// from its own thread and are ordered with its backend's ops.
 class Communicator {
  public:
   virtual ~Communicator() = default;

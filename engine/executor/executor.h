@@ -25,7 +25,7 @@ struct StartResult {
 
 // The token drawn for one slice of the plan.
 struct SampledToken {
-  int32_t slice = 0;  // index into StepPlan::slices
+  int32_t slice = 0;   // index into StepPlan::slices
   bool finite = true;  // false: the row held NaN or Inf, `token` says nothing and the sequence must fail
   TokenScore token;
 };
@@ -48,8 +48,8 @@ class Executor {
  public:
   virtual ~Executor() = default;
 
-  // Loads the weights and sizes the KV pool by the fullest rank: config.kv_cache_bytes if given (of all ranks together),
-  // else what the backend's rule finds. Called once, first.
+  // Loads the weights and sizes the KV pool by the fullest rank: config.kv_cache_bytes if given (of all ranks
+  // together), else what the backend's rule finds. Called once, first.
   virtual absl::StatusOr<StartResult> Start(const LoadProgress& progress) = 0;
 
   // Runs one step to its end. An error ends the engine: nothing is repaired in place.

@@ -12,22 +12,23 @@ namespace optserve {
 
 // The numbers that make an OPT: a size is a row of these, never a subclass. Field comments give config.json's key.
 struct OptConfig {
-  int32_t num_layers = 12;             // num_hidden_layers
-  int32_t hidden_size = 768;           // hidden_size, old files: d_model
-  int32_t num_heads = 12;              // num_attention_heads
-  int32_t ffn_size = 3072;             // ffn_dim
-  int32_t vocab_size = 50272;          // vocab_size
-  int32_t max_positions = 2048;        // max_position_embeddings; the table has 2 rows more
-  int32_t embed_size = 768;            // word_embed_proj_dim; differs from hidden_size for 350M (projections)
-  bool layer_norm_first = true;        // do_layer_norm_before; false for 350M
-  bool final_layer_norm = true;        // layer_norm_first and not _remove_final_layer_norm
-  bool has_bias = true;                // enable_bias, old files: bias. Tensors decide; a missing bias is 0
-  bool layer_norm_affine = true;       // layer_norm_elementwise_affine
-  bool tied_embeddings = true;         // tie_word_embeddings
+  int32_t num_layers = 12;                    // num_hidden_layers
+  int32_t hidden_size = 768;                  // hidden_size, old files: d_model
+  int32_t num_heads = 12;                     // num_attention_heads
+  int32_t ffn_size = 3072;                    // ffn_dim
+  int32_t vocab_size = 50272;                 // vocab_size
+  int32_t max_positions = 2048;               // max_position_embeddings; the table has 2 rows more
+  int32_t embed_size = 768;                   // word_embed_proj_dim; differs from hidden_size for 350M (projections)
+  bool layer_norm_first = true;               // do_layer_norm_before; false for 350M
+  bool final_layer_norm = true;               // layer_norm_first and not _remove_final_layer_norm
+  bool has_bias = true;                       // enable_bias, old files: bias. Tensors decide; a missing bias is 0
+  bool layer_norm_affine = true;              // layer_norm_elementwise_affine
+  bool tied_embeddings = true;                // tie_word_embeddings
   Activation activation = Activation::kRelu;  // activation_function: relu, gelu
   int32_t bos_token_id = 2;
   int32_t pad_token_id = 1;
-  std::vector<int32_t> eos_token_ids = {2};  // eos_token_id of generation_config.json, else config.json; a number or a list
+  std::vector<int32_t> eos_token_ids = {
+      2};  // eos_token_id of generation_config.json, else config.json; a number or a list
 
   int32_t head_size() const { return hidden_size / num_heads; }
   bool has_projections() const { return embed_size != hidden_size; }

@@ -23,11 +23,11 @@ struct SequenceSlice {
   int32_t num_cached = 0;            // tokens already in the KV cache
   std::vector<int32_t> block_table;  // physical block ids, enough for context_len() tokens
 
-  bool wants_sample = false;         // false only for a prefill chunk that is not the last, and for pure scoring
-  SamplingParams sampling;           // as the client sent it
-  int32_t choice = 0;                // RNG key is (sampling.seed, choice, context_len())
-  std::vector<int32_t> suppressed;   // ids not allowed in this step: stop tokens before min_tokens
-  std::vector<SeenToken> seen;       // for penalties; empty without
+  bool wants_sample = false;        // false only for a prefill chunk that is not the last, and for pure scoring
+  SamplingParams sampling;          // as the client sent it
+  int32_t choice = 0;               // RNG key is (sampling.seed, choice, context_len())
+  std::vector<int32_t> suppressed;  // ids not allowed in this step: stop tokens before min_tokens
+  std::vector<SeenToken> seen;      // for penalties; empty without
 
   // Prompt scoring: the logits of tokens [score_begin, score_begin + score_targets.size()) of this slice predict
   // score_targets. num_score_logprobs best tokens are reported beside each.

@@ -7,8 +7,8 @@
 
 // Return early with the error of an expression that is a Status or a StatusOr. Abseil ships no such macros.
 
-#define OPTSERVE_RETURN_IF_ERROR(expr)                             \
-  do {                                                             \
+#define OPTSERVE_RETURN_IF_ERROR(expr)                                                        \
+  do {                                                                                        \
     if (absl::Status optserve_status = (expr); !optserve_status.ok()) return optserve_status; \
   } while (false)
 
@@ -18,7 +18,7 @@
 // OPTSERVE_ASSIGN_OR_RETURN(auto checkpoint, OpenCheckpoint(path));
 #define OPTSERVE_ASSIGN_OR_RETURN(lhs, expr) \
   OPTSERVE_ASSIGN_OR_RETURN_(OPTSERVE_MACRO_CONCAT(optserve_status_or_, __LINE__), lhs, expr)
-#define OPTSERVE_ASSIGN_OR_RETURN_(status_or, lhs, expr) \
-  auto status_or = (expr);                               \
+#define OPTSERVE_ASSIGN_OR_RETURN_(status_or, lhs, expr)     \
+  auto status_or = (expr);                                   \
   if (!status_or.ok()) return std::move(status_or).status(); \
   lhs = std::move(status_or).value()

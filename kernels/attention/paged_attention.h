@@ -11,8 +11,8 @@ namespace optserve {
 //
 // Token j of sequence i is slot j % B of block block_tables[i, j / B]. Sequence i owns the queries
 // [query_starts[i], query_starts[i+1]); its last query sits at position context_lens[i] - 1, the others just before it.
-// A decoding sequence is one with a single query; a prefill chunk has many. One op serves both on the CPU; PagedDecode and
-// PagedPrefill are the same function at two shapes, split so that a device can have a kernel for each.
+// A decoding sequence is one with a single query; a prefill chunk has many. One op serves both on the CPU; PagedDecode
+// and PagedPrefill are the same function at two shapes, split so that a device can have a kernel for each.
 //
 // Numerics  f32 throughout. The bits of out[t] depend on the sequence's tokens alone: not on chunking (how many queries
 //           came with it), the batch, the block table's order or the number of threads. Max abs error against the f64
@@ -20,13 +20,13 @@ namespace optserve {
 // Aliasing  out may be q if their strides agree; nothing else overlaps.
 // Source    block tables: Kwon et al. 2023, "PagedAttention", sec. 4. Running softmax: Milakov & Gimelshein 2018.
 struct PagedAttentionParams {
-  TensorView out;           // [T, H, D] f32
-  TensorView q;             // [T, H, D] f32; row_stride >= H * D (a slice of the fused qkv buffer)
-  TensorView k_cache;       // [P, H, B, D] f32, one layer of the pool
-  TensorView v_cache;       // [P, H, B, D] f32
-  TensorView block_tables;  // [b, M] i32, entries past the context are never read
-  TensorView query_starts;  // [b + 1] i32, ascending; query_starts[0] = 0, query_starts[b] = T
-  TensorView context_lens;  // [b] i32, tokens attended by the sequence's last query; >= its number of queries
+  TensorView out;               // [T, H, D] f32
+  TensorView q;                 // [T, H, D] f32; row_stride >= H * D (a slice of the fused qkv buffer)
+  TensorView k_cache;           // [P, H, B, D] f32, one layer of the pool
+  TensorView v_cache;           // [P, H, B, D] f32
+  TensorView block_tables;      // [b, M] i32, entries past the context are never read
+  TensorView query_starts;      // [b + 1] i32, ascending; query_starts[0] = 0, query_starts[b] = T
+  TensorView context_lens;      // [b] i32, tokens attended by the sequence's last query; >= its number of queries
   int32_t max_context_len = 0;  // tokens; the host's copy of max(context_lens)
   float scale = 0.0f;           // 1 / sqrt(D)
 };

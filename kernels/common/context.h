@@ -11,8 +11,8 @@ namespace optserve {
 enum class CpuIsa : uint8_t { kPortable, kAvx2, kAvx512 };
 
 struct DeviceInfo {
-  std::string name;          // "AMD EPYC", "Tesla V100-SXM3-32GB"
-  int num_threads = 1;       // CPU: threads of this context's pool
+  std::string name;     // "AMD EPYC", "Tesla V100-SXM3-32GB"
+  int num_threads = 1;  // CPU: threads of this context's pool
   CpuIsa isa = CpuIsa::kPortable;
   int sm_version = 0;        // CUDA: 70 for a V100; 0 on the CPU
   int sm_count = 0;          // CUDA: streaming multiprocessors

@@ -9,8 +9,8 @@ namespace optserve {
 
 enum class Activation : uint8_t { kNone, kRelu, kGelu };  // kGelu is the exact one, with erf
 
-// One product that shares its input with others. Q, K and V are three parts of one op, because the checkpoint keeps three
-// matrices and mapped weights are not copied to lie side by side.
+// One product that shares its input with others. Q, K and V are three parts of one op, because the checkpoint keeps
+// three matrices and mapped weights are not copied to lie side by side.
 struct LinearPart {
   TensorView weight;  // [N, K] f16 | bf16 | f32; torch's Linear layout, one row per output; row_stride >= K
   TensorView bias;    // [N] f16 | bf16 | f32, or empty

@@ -8,8 +8,8 @@ namespace optserve {
 // Layer normalisation of each row:  out = (x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias.
 //
 // var is the biased variance (divide by E). An empty weight means 1, an empty bias means 0 (Galactica).
-// Numerics  statistics in f32 over a fixed order, so a row's bits do not depend on the other rows; max abs error against
-//           the f64 reference 1e-5 for inputs of unit variance.
+// Numerics  statistics in f32 over a fixed order, so a row's bits do not depend on the other rows; max abs error
+//           against the f64 reference 1e-5 for inputs of unit variance.
 // Aliasing  out may be x.
 // Source    Ba et al. 2016, "Layer Normalization".
 struct LayerNormParams {

@@ -26,17 +26,17 @@ struct LogitBias {
 // Ties are broken towards the lowest id, everywhere. temperature 0 takes the largest.
 struct SampleRow {
   float temperature = 1.0f;
-  int32_t top_k = 0;     // 0: off
-  float top_p = 1.0f;    // 1: off
-  float min_p = 0.0f;    // 0: off
+  int32_t top_k = 0;   // 0: off
+  float top_p = 1.0f;  // 1: off
+  float min_p = 0.0f;  // 0: off
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
-  uint64_t seed = 0;     // with choice and position the whole key of the randomness: Philox4x32-10, Salmon et al. 2011
+  uint64_t seed = 0;  // with choice and position the whole key of the randomness: Philox4x32-10, Salmon et al. 2011
   uint32_t choice = 0;
-  uint32_t position = 0;        // index in the sequence of the token to be drawn
-  int32_t vocab_limit = 0;      // ids >= this are never chosen (rows without a token); 0: no limit
-  int32_t num_top = 0;          // best tokens to report, <= kMaxTopLogprobs
+  uint32_t position = 0;                             // index in the sequence of the token to be drawn
+  int32_t vocab_limit = 0;                           // ids >= this are never chosen (rows without a token); 0: no limit
+  int32_t num_top = 0;                               // best tokens to report, <= kMaxTopLogprobs
   int32_t counts_begin = 0, counts_end = 0;          // range of SampleParams::counts
   int32_t bias_begin = 0, bias_end = 0;              // range of SampleParams::bias
   int32_t suppressed_begin = 0, suppressed_end = 0;  // range of SampleParams::suppressed: ids not allowed now
@@ -48,16 +48,16 @@ struct SampleRow {
 // Errors    finite[r] = 0 if the row holds a NaN or +Inf, or nothing but -Inf; its other outputs are then unspecified.
 // Numerics  log-sum-exp in a fixed order, shared with Score: same row, same bits. Max abs error 1e-5.
 struct SampleParams {
-  TensorView logits;  // [R, V] f32, not changed
+  TensorView logits;                    // [R, V] f32, not changed
   const SampleRow* rows = nullptr;      // [R]
   const TokenCount* counts = nullptr;   // packed, ids of one row distinct
   const LogitBias* bias = nullptr;      // packed
   const int32_t* suppressed = nullptr;  // packed
-  TensorView ids;           // out [R] i32
-  TensorView logprobs;      // out [R] f32
-  TensorView top_ids;       // out [R, kMaxTopLogprobs] i32: the best num_top, best first
-  TensorView top_logprobs;  // out [R, kMaxTopLogprobs] f32
-  TensorView finite;        // out [R] i32
+  TensorView ids;                       // out [R] i32
+  TensorView logprobs;                  // out [R] f32
+  TensorView top_ids;                   // out [R, kMaxTopLogprobs] i32: the best num_top, best first
+  TensorView top_logprobs;              // out [R, kMaxTopLogprobs] f32
+  TensorView finite;                    // out [R] i32
 };
 
 // Log probabilities of given tokens: scoring of prompts. Same routine as Sample's.
