@@ -1,0 +1,139 @@
+"""Starting, stopping, breaking: what the process does, seen from outside."""
+
+import os
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+import requests
+
+from harness import MODEL, Server, run
+
+IDLE = {"optserve_requests_running": 0, "optserve_requests_waiting": 0, "optserve_kv_cache_usage_ratio": 0}
+LONG = {"prompt": "Call me Ishmael.", "max_tokens": 900, "ignore_eos": True, "temperature": 1, "seed": 1, "stream": True}
+
+
+def open_stream(server):
+    response = requests.post(server.url + "/v1/completions", json=LONG, stream=True, timeout=60)
+    lines = response.iter_lines()
+    assert next(lines).startswith(b"data: ")
+    return response, lines
+
+
+def test_probes_and_models_answer(server):
+    for path in ("/livez", "/readyz", "/health"):
+        assert requests.get(server.url + path, timeout=10).status_code == 200
+    models = requests.get(server.url + "/v1/models", timeout=10).json()
+    assert [model["id"] for model in models["data"]] == [server.model]
+
+
+def test_tokenize_and_detokenize_are_inverse(server):
+    tokens = server.post({"prompt": "Call me Ishmael.", "add_special_tokens": False}, "/tokenize").json()["tokens"]
+    assert server.post({"tokens": tokens}, "/detokenize").json() == {"prompt": "Call me Ishmael."}
+
+
+def test_a_client_that_leaves_frees_its_blocks():
+    with Server() as server:
+        response, _ = open_stream(server)
+        assert server.metric("optserve_requests_running") == 1
+        response.raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
+        response.close()
+        for name, value in IDLE.items():
+            server.wait_for_metric(name, value, timeout_seconds=2)
+
+
+def test_sigterm_lets_running_requests_finish_and_refuses_new_ones():
+    server = Server()
+    _, lines = open_stream(server)
+    tail = []
+    reader = threading.Thread(target=lambda: tail.extend(lines))
+    reader.start()
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    try:
+        refused = server.post({"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+        assert "Retry-After" in refused.headers
+    except requests.ConnectionError:
+        pass  # a closed door is a refusal too
+    reader.join(timeout=60)
+    assert tail[-2] == b"data: [DONE]" and not any(b'"error"' in line for line in tail)
+    assert server.process.wait(timeout=30) == 0
+
+
+def test_a_dead_engine_is_said_to_be_dead():
+    with Server() as server:
+        engine, = psutil.Process(server.process.pid).children()
+        _, lines = open_stream(server)
+        os.kill(engine.pid, signal.SIGKILL)
+        assert any(b'"error"' in line and b"engine_dead" in line for line in lines)
+        try:
+            response = server.post({"prompt": "x"})
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")
+            assert requests.get(server.url + "/readyz", timeout=10).status_code == 503
+        except requests.ConnectionError:
+            pass  # the front end may already have ended, see the exit code
+        assert server.process.wait(timeout=30) == 1
+
+
+def test_the_engine_ends_with_its_front_end():
+    server = Server()
+    engine, = psutil.Process(server.process.pid).children()
+    server.process.kill()
+    server.process.wait(timeout=10)
+    engine.wait(timeout=5)
+
+
+def test_the_demo_model_is_ready_in_seconds(record_property):
+    with Server() as server:
+        record_property("start_seconds", round(server.start_seconds, 3))
+        print(f"from start to the ready line: {server.start_seconds:.3f} s")
+        assert server.start_seconds < 10  # a hang, not a speed: tests/bench/speed.py measures that
+
+
+@pytest.fixture
+def broken_models(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bad_json = tmp_path / "bad_json"
+    bad_json.mkdir()
+    (bad_json / "config.json").write_text("{")
+    no_weights = tmp_path / "no_weights"
+    no_weights.mkdir()
+    (no_weights / "config.json").write_bytes((MODEL / "config.json").read_bytes())
+    truncated = tmp_path / "truncated"
+    truncated.mkdir()
+    (truncated / "config.json").write_bytes((MODEL / "config.json").read_bytes())
+    (truncated / "model.safetensors").write_bytes((MODEL / "model.safetensors").read_bytes()[:-1])
+    return tmp_path
+
+
+@pytest.mark.parametrize("model, says", [
+    ("missing", "missing"), ("empty", "config.json"), ("bad_json", "config.json"), ("no_weights", "safetensors"),
+    ("truncated", "model.safetensors"),
+])
+def test_a_bad_model_is_one_line_and_exit_code_2(broken_models, model, says):
+    ended = run("serve", broken_models / model, "--port", 0, "--grpc-port", 0)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
+
+
+@pytest.mark.parametrize("args", [
+    ["--nonsense"], ["--port", "70000"], ["--port", "x"], ["--tensor-parallel-size", "0"], ["--block-size", "-1"],
+    ["--kv-cache-memory", "much"],
+])
+def test_a_bad_flag_is_named_and_exit_code_2(args):
+    ended = run("serve", MODEL, *args)
+    assert ended.returncode == 2
+    assert args[0] in ended.stderr
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_2():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("serve", MODEL, "--port", port, "--grpc-port", 0)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1 and str(port) in ended.stderr
