@@ -55,7 +55,7 @@ build() {  # PRESET [configure options]: configures and builds, printing Ninja's
   shift
   [[ ${1:-} == -B ]] && dir=$2 && options=(-B "$dir") && shift 2
   command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-  cmake --preset "$preset" "${options[@]}" "$@" && cmake --build "$dir"
+  cmake --preset "$preset" -DOPTSERVE_TESTS=ON "${options[@]}" "$@" && cmake --build "$dir"
 }
 
 run_ctest() {  # PRESET REPORT_DIR [ctest options]
