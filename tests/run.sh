@@ -115,6 +115,8 @@ case "${1:-}" in
   --quick) selected=("${quick_stages[@]}") ;;
   --only)
     [[ " ${stages[*]} " == *" ${2:-} "* ]] || { echo "run.sh: --only takes one of: ${stages[*]}" >&2; exit 2; }
+    subject=$(subject_of "$2")
+    [[ -z $subject || -e $subject ]] || { echo "run.sh: $2 needs $subject, which is not in this tree" >&2; exit 2; }
     case $2 in
       install | release) selected=("$2") ;;
       format | layering | no-server | asan | tsan) selected=(install "$2") ;;
