@@ -1,0 +1,29 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+// From the MODEL of a command line to a directory. Nothing is ever downloaded.
+
+namespace optserve {
+
+// An environment variable's value, or nothing where it is unset. A parameter, so that tests need no setenv.
+using Environment = std::function<std::optional<std::string>(std::string_view name)>;
+
+// The folder in which Hugging Face keeps what it fetched: HF_HUB_CACHE, else HF_HOME/hub, else
+// ~/.cache/huggingface/hub. An empty variable counts as unset. Empty where HOME is unset too.
+std::filesystem::path HuggingFaceCache(const Environment& environment);
+
+// The directory of `model`: a directory that holds a config.json, or a name such as facebook/opt-125m of which `cache`
+// holds the main revision (models--facebook--opt-125m/{refs/main,snapshots/<commit>}). A directory wins over a name.
+//
+// Errors  NotFound: neither; the text of a name gives the command that would fetch it.
+//         FailedPrecondition: it is there, but is no directory, has no config.json, or the cache's entry is broken.
+absl::StatusOr<std::filesystem::path> ResolveModel(std::string_view model, const std::filesystem::path& cache);
+
+}  // namespace optserve

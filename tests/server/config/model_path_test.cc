@@ -1,0 +1,100 @@
+#include "server/commands/model_path.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <map>
+
+namespace optserve {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+Environment FakeEnvironment(std::map<std::string, std::string, std::less<>> values) {
+  return [values = std::move(values)](std::string_view name) -> std::optional<std::string> {
+    const auto it = values.find(name);
+    if (it == values.end()) return std::nullopt;
+    return it->second;
+  };
+}
+
+TEST(HuggingFaceCacheTest, MoreSpecificVariableWins) {
+  EXPECT_EQ(HuggingFaceCache(FakeEnvironment({{"HF_HUB_CACHE", "/c"}, {"HF_HOME", "/h"}, {"HOME", "/u"}})), "/c");
+  EXPECT_EQ(HuggingFaceCache(FakeEnvironment({{"HF_HOME", "/h"}, {"HOME", "/u"}})), "/h/hub");
+  EXPECT_EQ(HuggingFaceCache(FakeEnvironment({{"HOME", "/u"}})), "/u/.cache/huggingface/hub");
+  EXPECT_EQ(HuggingFaceCache(FakeEnvironment({{"HF_HUB_CACHE", ""}, {"HF_HOME", ""}, {"HOME", "/u"}})),
+            "/u/.cache/huggingface/hub");
+  EXPECT_EQ(HuggingFaceCache(FakeEnvironment({})), "");
+}
+
+class ResolveModelTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "optserve_model_path_XXXXXX").string();
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    root_ = name;
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  void Write(const fs::path& file, std::string_view text) {
+    fs::create_directories((root_ / file).parent_path());
+    std::ofstream(root_ / file) << text;
+  }
+
+  fs::path root_;
+};
+
+TEST_F(ResolveModelTest, TakesADirectoryWithAConfig) {
+  Write("model/config.json", "{}");
+  const auto path = ResolveModel((root_ / "model").string(), root_);
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(*path, root_ / "model");
+}
+
+TEST_F(ResolveModelTest, RefusesWhatIsThereButIsNoModel) {
+  Write("model/weights.bin", "");
+  const auto no_config = ResolveModel((root_ / "model").string(), root_);
+  EXPECT_EQ(no_config.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(no_config.status().message()), HasSubstr("config.json"));
+  const auto file = ResolveModel((root_ / "model/weights.bin").string(), root_);
+  EXPECT_THAT(std::string(file.status().message()), HasSubstr("is not a directory"));
+}
+
+TEST_F(ResolveModelTest, FindsTheMainRevisionOfAName) {
+  Write("models--facebook--opt-125m/refs/main", "c0ffee\n");
+  Write("models--facebook--opt-125m/snapshots/c0ffee/config.json", "{}");
+  Write("models--facebook--opt-125m/snapshots/0ld/config.json", "{}");
+  const auto path = ResolveModel("facebook/opt-125m", root_);
+  ASSERT_TRUE(path.ok()) << path.status();
+  EXPECT_EQ(*path, root_ / "models--facebook--opt-125m/snapshots/c0ffee");
+}
+
+TEST_F(ResolveModelTest, AnUnknownNameSaysHowToFetchIt) {
+  const auto path = ResolveModel("facebook/opt-125m", root_);
+  EXPECT_EQ(path.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(path.status().message()), HasSubstr("hf download facebook/opt-125m"));
+}
+
+TEST_F(ResolveModelTest, APathThatIsMissingIsNotTakenForAName) {
+  for (const char* model : {"", "/no/such/model", "./nowhere", "../nowhere", "a/b/c", "a b", "a/.."}) {
+    const auto path = ResolveModel(model, root_);
+    EXPECT_EQ(path.status().code(), absl::StatusCode::kNotFound) << model;
+    EXPECT_THAT(std::string(path.status().message()), HasSubstr("there is no directory")) << model;
+  }
+}
+
+TEST_F(ResolveModelTest, ABrokenRevisionCannotLeadOutOfTheCache) {
+  Write("models--a--b/snapshots/keep/config.json", "{}");
+  Write("outside/config.json", "{}");
+  for (const char* commit : {"missing", "../../outside", ".."}) {
+    Write("models--a--b/refs/main", commit);
+    const auto path = ResolveModel("a/b", root_);
+    EXPECT_EQ(path.status().code(), absl::StatusCode::kFailedPrecondition) << commit;
+    EXPECT_THAT(std::string(path.status().message()), HasSubstr("is broken")) << commit;
+  }
+}
+
+}  // namespace
+}  // namespace optserve
