@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,14 +21,16 @@ struct SamplingParams {
   int32_t top_k = 0;         // 0: off
   float top_p = 1.0f;        // 1: off
   float min_p = 0.0f;        // 0: off
+  float typical_p = 1.0f;    // 1: off
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;
   std::vector<std::pair<int32_t, float>> logit_bias;  // id, added to its logit
   uint64_t seed = 0;                                  // always set by the front end, so that a request can be run again
-  int32_t vocab_limit = 0;   // ids >= this are never chosen (embedding rows without a token); 0: none
-  int32_t num_logprobs = 0;  // best tokens reported with each generated token, 0..20
-  int32_t min_tokens = 0;    // no stop token before that many are generated
+  int32_t vocab_limit = 0;           // ids >= this are never chosen (embedding rows without a token); 0: none
+  int32_t num_logprobs = 0;          // best tokens reported with each generated token, 0..20
+  int32_t min_tokens = 0;            // no stop token before that many are generated
+  int32_t no_repeat_ngram_size = 0;  // no token that would end an n-gram the sequence already has; 0: off
 
   bool operator==(const SamplingParams&) const = default;
 };
@@ -46,6 +49,13 @@ struct GenerateRequest {
   // count towards max_tokens and penalties like any generated token. Only with num_choices == 1.
   std::vector<int32_t> generated;
   int32_t prompt_scores_sent = 0;  // prompt log probabilities the client already has; the rest follow
+
+  // Who asks and how urgent it is: for the scheduler's order and the prefix cache, never for the numbers.
+  std::string api_key_id;   // shares of the machine are by key, then by user; empty: the anonymous key
+  std::string user;         // as the client named it
+  std::string cache_salt;   // cached prefixes are shared only between requests with the same salt (and key)
+  int32_t priority = 0;     // among the requests of one user: lower first
+  int64_t deadline_ns = 0;  // on the monotonic clock, which all processes of a machine share; 0: none
 };
 
 enum class FinishReason : uint8_t {
@@ -53,6 +63,7 @@ enum class FinishReason : uint8_t {
   kStop,       // a stop token
   kLength,     // max_tokens
   kCancelled,  // Cancel()
+  kDeadline,   // deadline_ns has passed
   kError,      // `error` says why
 };
 
@@ -80,12 +91,14 @@ struct TokenEvent {
   absl::Status error;                     // with kError
 };
 
-// Where a request's events go. Called on the engine's thread (or the thread that reads its frames), in order, never
-// after the last answer has finished; must not block. Shared, because socket and sequence each may end first.
+// Where a request's events go; requests may share one. Called once a step with all that the step did for its requests,
+// so that a sink that all of them share sees exactly one call per step. On the engine's thread (or the thread that
+// reads its frames), in order, never after the last answer has finished; must not block. Shared ownership, because
+// socket and sequence each may end first.
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  virtual void OnEvent(TokenEvent event) = 0;
+  virtual void OnEvents(std::vector<TokenEvent> events) = 0;
 };
 
 // What the front end must know to refuse a request before the engine sees it. Fixed once the engine is ready.

@@ -22,13 +22,15 @@ struct LogitBias {
 //   repetition penalty (divide if > 0, else multiply; Keskar et al. 2019, CTRL, sec. 4.1) on every token in counts;
 //   presence and frequency penalties (OpenAI) on generated tokens; logit bias; suppression; then, if temperature > 0,
 //   division by temperature, top-k, top-p (Holtzman et al. 2020; keeps the token that crosses p), min-p (Nguyen et al.
-//   2024; relative to the most likely token that is left), and a draw by inverse transform in id order.
+//   2024; relative to the most likely token that is left), typical-p (Meister et al. 2022; by distance of -log p from
+//   the entropy of what is left), and a draw by inverse transform in id order.
 // Ties are broken towards the lowest id, everywhere. temperature 0 takes the largest.
 struct SampleRow {
   float temperature = 1.0f;
-  int32_t top_k = 0;   // 0: off
-  float top_p = 1.0f;  // 1: off
-  float min_p = 0.0f;  // 0: off
+  int32_t top_k = 0;       // 0: off
+  float top_p = 1.0f;      // 1: off
+  float min_p = 0.0f;      // 0: off
+  float typical_p = 1.0f;  // 1: off
   float repetition_penalty = 1.0f;
   float presence_penalty = 0.0f;
   float frequency_penalty = 0.0f;

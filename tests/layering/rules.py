@@ -26,6 +26,7 @@ MAY_INCLUDE = [
     (r"server/api/", [r"server/(api|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/",
                       r"(proto/)?optserve/v1/"]),
     # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
+    (r"server/completion/", [r"server/(api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main)\.h",
                                       r"engine/(planner|util|tools)/"]),
     (r"server/", [r"server/", r"engine/(engine_client|request|config)\.h", r"engine/(planner|util)/",

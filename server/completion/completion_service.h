@@ -1,0 +1,74 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/engine_client.h"
+#include "server/api/completion.h"
+#include "server/text/tokenizer.h"
+
+namespace optserve {
+
+// What a call has produced since it was last asked.
+struct CompletionBatch {
+  std::vector<CompletionEvent> events;
+  absl::Status error;  // not OK: the call failed and has ended; before any event it is the whole answer
+  bool done = false;   // all choices have finished, or `error`: nothing more will come
+};
+
+// One completion request on its way, for one transport (an HTTP connection, a gRPC reactor).
+//
+// Threads  the engine's events come in on one thread, Take and Cancel are called by the transport; both may overlap.
+//          Text is made in Take, on the transport's thread.
+class CompletionCall {
+ public:
+  virtual ~CompletionCall() = default;
+
+  // Everything new, at once; empty batches are possible. After `done` it is not called again.
+  virtual CompletionBatch Take() = 0;
+
+  // The client has gone, or the transport cannot write: ends all choices; their blocks are free before the next step.
+  // Idempotent; a call that is destroyed is cancelled too.
+  virtual void Cancel() = 0;
+
+  // "cmpl-..." and when it was made, as seconds since 1970: for every object of the answer.
+  virtual const std::string& id() const = 0;
+  virtual int64_t created() const = 0;
+};
+
+// From CompletionRequest to CompletionEvents: tokenizes, checks against the model, submits one GenerateRequest for each
+// prompt, turns tokens into text, stop strings into Cancel, ranks best_of. Knows no protocol. Any thread may call.
+class CompletionService {
+ public:
+  struct Options {
+    std::string served_model_name;
+    int64_t model_created = 0;      // seconds since 1970
+    int32_t max_choices = 256;      // prompts x max(n, best_of)
+    int32_t tokenizer_threads = 1;  // text longer than inline_text_bytes is tokenized on these
+    int32_t inline_text_bytes = 16 * 1024;
+  };
+
+  // `tokenizer` is none for a model that is served for ids only. Both outlive the service.
+  CompletionService(EngineClient& engine, std::optional<Tokenizer> tokenizer, Options options);
+  ~CompletionService();
+
+  // Begins a request. `on_ready` is called from any thread, also from within Start, whenever Take may have something
+  // new: at least once after the last event; calls may be spurious. It must not block and must not call Take itself.
+  // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take.
+  std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
+
+  // nullptr: ids only.
+  const Tokenizer* tokenizer() const;
+  const EngineClient& engine() const;
+  const Options& options() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace optserve
