@@ -49,6 +49,10 @@ class EngineClient {
   // kCancelled. Unknown and finished ids are ignored.
   virtual void Cancel(RequestId id) = 0;
 
+  // The same for answer `choice` (as in TokenEvent) alone: the others go on and keep sharing the prompt's blocks. For
+  // an answer that met one of its stop strings.
+  virtual void CancelChoice(RequestId id, int32_t choice) = 0;
+
   // From now on Submit refuses; what runs goes on.
   virtual void Drain() = 0;
 
