@@ -1,0 +1,71 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/completion/completion_service.h"
+#include "server/http/http_limits.h"
+
+namespace optserve {
+
+// The HTTP front: sockets, HTTP/1.1, the routes of server/README.md. No TLS, no HTTP/2.
+//
+// It answers from the moment it has started, so that a taken port is known before a model is loaded: probes at once,
+// completions with 503 model_loading until Serve() says who makes them.
+//
+// Threads  Start returns with io_threads + worker_threads of its own running. Any thread may call any member; Stop and
+//          the destructor from one thread, and not from a callback.
+class HttpServer {
+ public:
+  struct Options {
+    std::string host = "127.0.0.1";  // a name or an address; a name that has several is bound at its first
+    uint16_t port = 8000;            // 0: any free one
+    int io_threads = 2;              // each serves its share of the connections
+    int worker_threads = 1;          // parse and print what is too long for an I/O thread
+    HttpLimits limits;
+    std::string served_model_name;
+    bool ignore_unknown_fields = false;  // of a request's JSON; else they are 400
+
+    // Both are called on I/O threads: from memory, at once.
+    std::function<absl::Status()> ready;   // not OK: /readyz and its like are 503 with the message
+    std::function<std::string()> metrics;  // Prometheus text
+  };
+
+  // Binds, listens and serves. Errors are a line for the user that names host and port: InvalidArgument (no such host),
+  // FailedPrecondition (the port is taken), PermissionDenied, or whatever else bind(2) says.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(Options options);
+
+  // Stops.
+  ~HttpServer();
+
+  // The port that is bound.
+  uint16_t port() const;
+
+  // "http://127.0.0.1:8000", to be printed.
+  std::string url() const;
+
+  // The model is there: completions are made by `service`, which outlives Stop(). Once.
+  void Serve(CompletionService& service);
+
+  // From now on completions are refused with 503 shutting_down, and connections close with the answer they are at.
+  // What runs goes on; probes are answered.
+  void Drain();
+
+  // Waits until no completion runs and every answer is written, at most that long; true if so.
+  bool WaitUntilIdle(std::chrono::milliseconds timeout);
+
+  // Closes the door, cancels what runs (a stream's last words are an error event) and ends the threads. Idempotent.
+  void Stop();
+
+ private:
+  class Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace optserve
