@@ -22,6 +22,8 @@ struct EngineStats {
   uint64_t prompt_tokens = 0;  // computed in prefill, recomputation included
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
+  uint64_t prefix_cache_queries = 0;  // prompt tokens looked up
+  uint64_t prefix_cache_hits = 0;     // prompt tokens found
   uint64_t nonfinite_rows = 0;
   double step_seconds = 0.0;  // sum over steps
   double last_step_seconds = 0.0;

@@ -1,0 +1,85 @@
+#include "engine/util/log.h"
+
+#include <spdlog/logger.h>
+#include <spdlog/pattern_formatter.h>
+#include <spdlog/sinks/stdout_sinks.h>
+
+namespace optserve {
+namespace {
+
+// The escapes of JSON; in text lines the same, so that quoted values of both formats read alike. Bytes that are not
+// ASCII pass through: values are UTF-8 or close enough for a log.
+std::string Quoted(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else if (c == '\n') {
+      quoted += "\\n";
+    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
+      quoted += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + '"';
+}
+
+// A word that a reader can split at spaces and at the first '='.
+bool IsPlainWord(std::string_view text) {
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) <= ' ' || c == '"' || c == '=' || c == '\\' || c == 0x7f) return false;
+  }
+  return !text.empty();
+}
+
+// Numbers, true and false. JSON knows no nan and no inf; they become text.
+bool IsJsonLiteral(const LogField& field) { return !field.is_text && field.value.find('n') == std::string::npos; }
+
+std::string Line(LogFormat format, std::string_view event, std::initializer_list<LogField> fields) {
+  const bool json = format == LogFormat::kJson;
+  std::string line = json ? fmt::format("\"event\":{}", Quoted(event)) : std::string(event);
+  for (const LogField& field : fields) {
+    if (json) {
+      line += fmt::format(",{}:{}", Quoted(field.key), IsJsonLiteral(field) ? field.value : Quoted(field.value));
+    } else {
+      line += fmt::format(" {}={}", field.key, IsPlainWord(field.value) ? field.value : Quoted(field.value));
+    }
+  }
+  return line;
+}
+
+}  // namespace
+
+class Log::Impl {
+ public:
+  Impl(LogFormat format, std::FILE* out)
+      : logger("", std::make_shared<spdlog::sinks::stdout_sink_base<spdlog::details::console_mutex>>(out)) {
+    // One fwrite per line: lines of front end and engine process, which share standard error, do not mix.
+    logger.set_formatter(std::make_unique<spdlog::pattern_formatter>(
+        format == LogFormat::kJson ? R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l",%v})"
+                                   : "%Y-%m-%dT%H:%M:%S.%eZ %l %v",
+        spdlog::pattern_time_type::utc));
+    logger.flush_on(spdlog::level::info);
+  }
+
+  spdlog::logger logger;
+};
+
+Log::Log(LogFormat format, std::FILE* out) : format_(format), impl_(std::make_unique<Impl>(format, out)) {}
+Log::~Log() = default;
+
+void Log::Info(std::string_view event, std::initializer_list<LogField> fields) const {
+  impl_->logger.log(spdlog::level::info, Line(format_, event, fields));
+}
+
+void Log::Warning(std::string_view event, std::initializer_list<LogField> fields) const {
+  impl_->logger.log(spdlog::level::warn, Line(format_, event, fields));
+}
+
+void Log::Error(std::string_view event, std::initializer_list<LogField> fields) const {
+  impl_->logger.log(spdlog::level::err, Line(format_, event, fields));
+}
+
+}  // namespace optserve

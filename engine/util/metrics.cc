@@ -1,0 +1,166 @@
+#include "engine/util/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+#include <utility>
+#include <vector>
+
+namespace optserve {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+struct MetricInfo {
+  const char* name;
+  const char* help;
+  MetricType type;
+};
+
+// Every metric, in the order in which it is printed.
+constexpr MetricInfo kRequestsRunning = {"optserve_requests_running", "Sequences in the running batch.",
+                                         MetricType::Gauge};
+constexpr MetricInfo kRequestsWaiting = {"optserve_requests_waiting",
+                                         "Sequences in the queue, preempted ones included.", MetricType::Gauge};
+constexpr MetricInfo kKvCacheUsage = {"optserve_kv_cache_usage_ratio", "Blocks of the KV pool in use, 0 to 1.",
+                                      MetricType::Gauge};
+constexpr MetricInfo kPromptTokens = {"optserve_prompt_tokens_total",
+                                      "Prompt tokens computed, recomputation after preemption included.",
+                                      MetricType::Counter};
+constexpr MetricInfo kGenerationTokens = {"optserve_generation_tokens_total", "Tokens generated.", MetricType::Counter};
+constexpr MetricInfo kRequests = {"optserve_requests_total", "Requests that have ended, by how they ended.",
+                                  MetricType::Counter};
+constexpr MetricInfo kPreemptions = {"optserve_preemptions_total",
+                                     "Sequences whose blocks were taken back to be recomputed later.",
+                                     MetricType::Counter};
+constexpr MetricInfo kPrefixCacheQueries = {"optserve_prefix_cache_queries_total",
+                                            "Prompt tokens looked up in the prefix cache.", MetricType::Counter};
+constexpr MetricInfo kPrefixCacheHits = {"optserve_prefix_cache_hits_total", "Prompt tokens that the prefix cache had.",
+                                         MetricType::Counter};
+constexpr MetricInfo kTimeToFirstToken = {"optserve_time_to_first_token_seconds",
+                                          "From a request's arrival to the first token of an answer.",
+                                          MetricType::Histogram};
+constexpr MetricInfo kInterTokenLatency = {"optserve_inter_token_latency_seconds", "Between two tokens of one answer.",
+                                           MetricType::Histogram};
+constexpr MetricInfo kRequestDuration = {"optserve_request_duration_seconds",
+                                         "From a request's arrival to the end of its last answer.",
+                                         MetricType::Histogram};
+constexpr MetricInfo kRequestQueue = {"optserve_request_queue_seconds",
+                                      "From a request's arrival to the first step that computes it.",
+                                      MetricType::Histogram};
+constexpr MetricInfo kStepSeconds = {"optserve_step_seconds", "One forward pass over all ranks.",
+                                     MetricType::Histogram};
+constexpr MetricInfo kStepTokens = {"optserve_step_tokens", "Tokens computed in one step.", MetricType::Histogram};
+constexpr MetricInfo kEngineRestarts = {"optserve_engine_restarts_total",
+                                        "Engine processes started in place of one that died.", MetricType::Counter};
+constexpr MetricInfo kNonfiniteRows = {"optserve_nonfinite_rows_total", "Rows of logits that held NaN or infinity.",
+                                       MetricType::Counter};
+constexpr MetricInfo kEngineHealthy = {"optserve_engine_healthy", "1 while the engine answers, else 0.",
+                                       MetricType::Gauge};
+constexpr MetricInfo kBuildInfo = {"optserve_build_info", "Always 1; the label says which build this is.",
+                                   MetricType::Gauge};
+
+// 1 ms to 2 minutes, about three to a decade.
+prometheus::Histogram::BucketBoundaries LatencyBuckets() {
+  return {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120};
+}
+
+prometheus::Histogram::BucketBoundaries StepBuckets() {
+  return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2};
+}
+
+prometheus::Histogram::BucketBoundaries TokenBuckets() {
+  return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096};
+}
+
+// Of requests_total, by FinishReason; kNone is no end.
+constexpr std::array<const char*, 6> kFinishNames = {"", "stop", "length", "cancelled", "deadline", "error"};
+
+MetricFamily Family(const MetricInfo& info, std::vector<ClientMetric> metrics) {
+  return {.name = info.name, .help = info.help, .type = info.type, .metric = std::move(metrics)};
+}
+
+MetricFamily Value(const MetricInfo& info, double value, std::vector<ClientMetric::Label> labels = {}) {
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  if (info.type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  return Family(info, {std::move(metric)});
+}
+
+}  // namespace
+
+class Metrics::Impl {
+ public:
+  explicit Impl(std::string_view version_in) : version(version_in) {}
+
+  const std::string version;
+  prometheus::Histogram time_to_first_token{LatencyBuckets()};
+  prometheus::Histogram inter_token_latency{LatencyBuckets()};
+  prometheus::Histogram request_duration{LatencyBuckets()};
+  prometheus::Histogram request_queue{LatencyBuckets()};
+  prometheus::Histogram step_seconds{StepBuckets()};
+  prometheus::Histogram step_tokens{TokenBuckets()};
+  std::array<prometheus::Counter, kFinishNames.size()> requests;
+  prometheus::Counter engine_restarts;
+};
+
+Metrics::Metrics(std::string_view version) : impl_(std::make_unique<Impl>(version)) {}
+Metrics::~Metrics() = default;
+
+void Metrics::ObserveTimeToFirstToken(double seconds) { impl_->time_to_first_token.Observe(seconds); }
+void Metrics::ObserveInterTokenLatency(double seconds) { impl_->inter_token_latency.Observe(seconds); }
+void Metrics::ObserveRequestQueue(double seconds) { impl_->request_queue.Observe(seconds); }
+void Metrics::CountEngineRestart() { impl_->engine_restarts.Increment(); }
+
+void Metrics::ObserveRequest(double seconds, FinishReason finish) {
+  impl_->request_duration.Observe(seconds);
+  impl_->requests[static_cast<size_t>(finish)].Increment();
+}
+
+void Metrics::ObserveStep(double seconds, int32_t tokens) {
+  impl_->step_seconds.Observe(seconds);
+  impl_->step_tokens.Observe(tokens);
+}
+
+std::string Metrics::Render(const EngineStats& stats, bool engine_healthy) const {
+  std::vector<ClientMetric> requests;
+  for (size_t i = 1; i < kFinishNames.size(); ++i) {
+    ClientMetric metric = impl_->requests[i].Collect();
+    metric.label = {{"finish_reason", kFinishNames[i]}};
+    requests.push_back(std::move(metric));
+  }
+  const double kv_usage = stats.blocks_total == 0 ? 0.0 : static_cast<double>(stats.blocks_used) / stats.blocks_total;
+  const auto count = [](uint64_t value) { return static_cast<double>(value); };
+  return prometheus::TextSerializer().Serialize({
+      Value(kRequestsRunning, stats.running),
+      Value(kRequestsWaiting, stats.waiting),
+      Value(kKvCacheUsage, kv_usage),
+      Value(kPromptTokens, count(stats.prompt_tokens)),
+      Value(kGenerationTokens, count(stats.generated_tokens)),
+      Family(kRequests, std::move(requests)),
+      Value(kPreemptions, count(stats.preemptions)),
+      Value(kPrefixCacheQueries, count(stats.prefix_cache_queries)),
+      Value(kPrefixCacheHits, count(stats.prefix_cache_hits)),
+      Family(kTimeToFirstToken, {impl_->time_to_first_token.Collect()}),
+      Family(kInterTokenLatency, {impl_->inter_token_latency.Collect()}),
+      Family(kRequestDuration, {impl_->request_duration.Collect()}),
+      Family(kRequestQueue, {impl_->request_queue.Collect()}),
+      Family(kStepSeconds, {impl_->step_seconds.Collect()}),
+      Family(kStepTokens, {impl_->step_tokens.Collect()}),
+      Value(kEngineRestarts, impl_->engine_restarts.Value()),
+      Value(kNonfiniteRows, count(stats.nonfinite_rows)),
+      Value(kEngineHealthy, engine_healthy ? 1 : 0),
+      Value(kBuildInfo, 1, {{"version", impl_->version}}),
+  });
+}
+
+}  // namespace optserve

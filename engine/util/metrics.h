@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "engine/engine_client.h"
+
+// What Prometheus reads from a server: every metric's name and help are one list in metrics.cc.
+
+namespace optserve {
+
+// Histograms and counters of one server, and how they and an engine's own counters are printed. Any thread may call;
+// observing takes one short lock.
+class Metrics {
+ public:
+  explicit Metrics(std::string_view version);
+  ~Metrics();
+
+  // Per answer, as its client sees them; seconds.
+  void ObserveTimeToFirstToken(double seconds);
+  void ObserveInterTokenLatency(double seconds);
+
+  // Per request: from its arrival to its last event and how it ended, as the client saw it (not kNone); and from its
+  // arrival to the first step that computes it.
+  void ObserveRequest(double seconds, FinishReason finish);
+  void ObserveRequestQueue(double seconds);
+
+  // Per step of the engine.
+  void ObserveStep(double seconds, int32_t tokens);
+
+  void CountEngineRestart();
+
+  // Prometheus text, version 0.0.4. `stats` may come from a younger engine than the last time: Prometheus takes a
+  // counter that falls for a restart.
+  std::string Render(const EngineStats& stats, bool engine_healthy) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace optserve

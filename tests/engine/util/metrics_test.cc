@@ -1,0 +1,97 @@
+#include "engine/util/metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <regex>
+#include <set>
+#include <sstream>
+#include <vector>
+
+namespace optserve {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+std::vector<std::string> Lines(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);) lines.push_back(line);
+  return lines;
+}
+
+TEST(MetricsTest, EngineCountersAreShown) {
+  const Metrics metrics("1.2.3");
+  const std::string text = metrics.Render({.running = 3,
+                                           .waiting = 2,
+                                           .blocks_total = 8,
+                                           .blocks_used = 2,
+                                           .prompt_tokens = 100,
+                                           .generated_tokens = 20,
+                                           .preemptions = 4,
+                                           .prefix_cache_queries = 16,
+                                           .prefix_cache_hits = 12,
+                                           .nonfinite_rows = 1},
+                                          /*engine_healthy=*/true);
+  for (const char* line :
+       {"optserve_requests_running 3", "optserve_requests_waiting 2", "optserve_kv_cache_usage_ratio 0.25",
+        "optserve_prompt_tokens_total 100", "optserve_generation_tokens_total 20", "optserve_preemptions_total 4",
+        "optserve_prefix_cache_queries_total 16", "optserve_prefix_cache_hits_total 12",
+        "optserve_nonfinite_rows_total 1", "optserve_engine_healthy 1", "optserve_build_info{version=\"1.2.3\"} 1",
+        "optserve_engine_restarts_total 0"}) {
+    EXPECT_THAT(Lines(text), testing::Contains(line));
+  }
+  EXPECT_THAT(metrics.Render({}, /*engine_healthy=*/false), HasSubstr("\noptserve_engine_healthy 0\n"));
+}
+
+TEST(MetricsTest, ObservationsAreCounted) {
+  Metrics metrics("");
+  metrics.ObserveTimeToFirstToken(0.5);
+  metrics.ObserveTimeToFirstToken(1.5);
+  metrics.ObserveInterTokenLatency(0.25);
+  metrics.ObserveRequest(2, FinishReason::kLength);
+  metrics.ObserveRequest(4, FinishReason::kDeadline);
+  metrics.ObserveRequestQueue(0.125);
+  metrics.ObserveStep(0.0625, 32);
+  metrics.CountEngineRestart();
+  const std::string text = metrics.Render({}, true);
+  for (const char* line :
+       {"optserve_time_to_first_token_seconds_sum 2", "optserve_time_to_first_token_seconds_count 2",
+        "optserve_time_to_first_token_seconds_bucket{le=\"0.5\"} 1",
+        "optserve_time_to_first_token_seconds_bucket{le=\"+Inf\"} 2", "optserve_inter_token_latency_seconds_sum 0.25",
+        "optserve_request_duration_seconds_sum 6", "optserve_requests_total{finish_reason=\"length\"} 1",
+        "optserve_requests_total{finish_reason=\"deadline\"} 1", "optserve_requests_total{finish_reason=\"stop\"} 0",
+        "optserve_request_queue_seconds_sum 0.125", "optserve_step_seconds_sum 0.0625", "optserve_step_tokens_sum 32",
+        "optserve_engine_restarts_total 1"}) {
+    EXPECT_THAT(Lines(text), testing::Contains(line));
+  }
+}
+
+// The rules of `promtool check metrics` that apply: help and type for each family, before its samples, once; counters
+// and nothing else end in _total; no abbreviated units.
+TEST(MetricsTest, NamesPassThePrometheusLint) {
+  const std::string text = Metrics("v").Render({}, true);
+  std::set<std::string> helped;
+  std::map<std::string, std::string> types;
+  for (const std::string& line : Lines(text)) {
+    std::smatch match;
+    if (std::regex_match(line, match, std::regex("# HELP (\\S+) (\\S.*)"))) {
+      EXPECT_TRUE(helped.insert(match[1]).second) << line;
+    } else if (std::regex_match(line, match, std::regex("# TYPE (\\S+) (counter|gauge|histogram)"))) {
+      EXPECT_TRUE(types.emplace(match[1], match[2]).second) << line;
+      EXPECT_TRUE(helped.contains(match[1])) << line;
+      EXPECT_EQ(match[2] == "counter", match[1].str().ends_with("_total")) << line;
+    } else {
+      ASSERT_TRUE(std::regex_match(line, match, std::regex("(optserve_[a-z_]+)(\\{[^}]*\\})? \\S+"))) << line;
+      const std::string family = std::regex_replace(match[1].str(), std::regex("_(sum|count|bucket)$"), "");
+      EXPECT_TRUE(types.contains(family)) << line;
+    }
+  }
+  EXPECT_EQ(types.size(), 19u);
+  EXPECT_THAT(text, Not(testing::ContainsRegex("_(ms|millis|percent|kb|mb)[_ {]")));
+}
+
+}  // namespace
+}  // namespace optserve
