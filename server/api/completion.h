@@ -17,19 +17,21 @@ namespace optserve {
 // Text, or ids that are used as given.
 using Prompt = std::variant<std::string, std::vector<int32_t>>;
 
+inline constexpr int32_t kDefaultMaxTokens = 16;
+
 // A request after validation; the names and defaults are the API's (server/README.md). Absent and null are the default.
 struct CompletionRequest {
   std::string model;                  // empty: the one that is served
   std::vector<Prompt> prompts;        // at least one
-  std::optional<int32_t> max_tokens;  // default 16; 0 only with echo
+  std::optional<int32_t> max_tokens;  // default kDefaultMaxTokens; 0 only with echo
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;  // 0: off; a client's -1 is 0 here
   float min_p = 0.0f;
   float typical_p = 1.0f;
   int32_t n = 1;
-  int32_t best_of = 1;            // >= n; default n
-  std::vector<std::string> stop;  // none empty
+  std::optional<int32_t> best_of;  // >= n; default n
+  std::vector<std::string> stop;   // none empty
   bool include_stop_str_in_output = false;
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
@@ -45,6 +47,7 @@ struct CompletionRequest {
   std::optional<int64_t> seed;  // absent: drawn by the service, and then fixed
   std::string user;
   bool stream = false;
+  bool has_stream_options = false;  // the client sent stream_options, be it without a member
   bool include_usage = false;
   bool continuous_usage_stats = false;
   std::optional<int32_t> truncate_prompt_tokens;  // keep the last so many
@@ -71,7 +74,7 @@ struct ShownToken {
 // One entry of `tokens`, `token_logprobs`, `top_logprobs` and `text_offset`.
 struct LogprobEntry {
   ShownToken token;
-  std::vector<ShownToken> top;  // best first, then the chosen one if it is not among them; empty with `logprobs: 0`
+  std::vector<ShownToken> top;  // best first, then the chosen one if it is not among them; empty if it has no logprob
   int32_t text_offset = 0;      // code points into choice.text
 };
 
