@@ -288,6 +288,14 @@ OPTSERVE_SIMD_INLINE void StoreFirst(float* p, int64_t n, F32x16 a) {
   std::memcpy(p, buffer, n * sizeof(float));
 }
 
+// One element, widened. p may be unaligned.
+template <typename T>
+OPTSERVE_SIMD_INLINE float LoadOne(const T* p) {
+  float lanes[kLanes];
+  Store(lanes, LoadFirst(p, 1));
+  return lanes[0];
+}
+
 // The sum of the lanes, as a tree: lane i and i + 8, then i and i + 4, i and i + 2, 0 and 1.
 OPTSERVE_SIMD_INLINE float ReduceAdd(F32x16 a) { return ReduceAdd(Add(LowHalf(a), HighHalf(a))); }
 OPTSERVE_SIMD_INLINE float ReduceMax(F32x16 a) { return ReduceMax(Max(LowHalf(a), HighHalf(a))); }
