@@ -10,8 +10,7 @@ struct HttpLimits {
   size_t header_bytes = 16 * 1024;                 // request line and fields together; more is 431
   size_t header_fields = 100;                      // more is 431
   size_t target_bytes = 8 * 1024;                  // path and query; more is 414
-  size_t body_bytes = 16 * 1024 * 1024;            // more is 413
-  size_t text_body_bytes = 2 * 1024 * 1024;        // a body above this is 413 too, unless its prompts are ids
+  size_t body_bytes = 16 * 1024 * 1024;            // more is 413; for text, RequestLimits has less
   size_t buffered_body_bytes = 512 * 1024 * 1024;  // bodies of all connections together; more is 429
   size_t stream_bytes = 256 * 1024;                // made for a stream and not yet taken by the socket
   size_t send_buffer_bytes = 256 * 1024;           // the kernel's, for each connection
