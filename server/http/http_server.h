@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/api/json_request.h"
 #include "server/completion/completion_service.h"
 #include "server/http/http_limits.h"
 
@@ -28,8 +29,7 @@ class HttpServer {
     int io_threads = 2;              // each serves its share of the connections
     int worker_threads = 1;          // parse and print what is too long for an I/O thread
     HttpLimits limits;
-    std::string served_model_name;
-    bool ignore_unknown_fields = false;  // of a request's JSON; else they are 400
+    JsonDecodeOptions decode;  // of bodies
 
     // Both are called on I/O threads: from memory, at once.
     std::function<absl::Status()> ready;   // not OK: /readyz and its like are 503 with the message

@@ -1,0 +1,115 @@
+#include "server/http/admin_routes.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "server/api/json_request.h"
+#include "server/api/json_response.h"
+
+namespace optserve {
+namespace {
+
+HttpResponse PlainText(std::string text) {
+  return {.content_type = "text/plain; charset=utf-8", .body = std::move(text)};
+}
+
+// The service's tokenizer, or why there is none.
+absl::StatusOr<const Tokenizer*> FindTokenizer(const ServerState& server) {
+  const CompletionService* service = server.service;
+  if (service == nullptr) return ModelIsLoading();
+  if (service->tokenizer() == nullptr) {
+    return WithErrorCode(
+        absl::InvalidArgumentError("the model has no tokenizer files: it takes and gives token ids only"),
+        "tokenizer_missing");
+  }
+  return service->tokenizer();
+}
+
+int32_t MaxModelLen(const ServerState& server) { return server.service.load()->engine().model().max_model_len; }
+
+absl::Status CheckModel(std::string_view model, const ServerState& server) {
+  const std::string& served = server.service.load()->options().served_model_name;
+  if (model.empty() || model == served) return absl::OkStatus();
+  return WithParam(WithErrorCode(NotFound("model {} is not served here; it is {}", model, served), "model_not_found"),
+                   "model");
+}
+
+}  // namespace
+
+absl::Status ModelIsLoading() {
+  return WithErrorCode(absl::UnavailableError("the model is still loading; /readyz says when it is there"),
+                       "model_loading");
+}
+
+HttpResponse Livez(const RouteCall&) { return PlainText("ok\n"); }
+
+HttpResponse Readyz(const RouteCall& call) {
+  if (call.server.draining) {
+    return ErrorResponse(WithErrorCode(absl::UnavailableError("the server is shutting down"), "shutting_down"));
+  }
+  if (call.server.options.ready) {
+    const absl::Status ready = call.server.options.ready();
+    // Whatever is the matter, to a probe it is the one answer that it knows.
+    if (!ready.ok()) {
+      return ErrorResponse(WithErrorCode(absl::UnavailableError(ready.message()), ErrorCode(ready).value_or("")));
+    }
+  }
+  if (call.server.service == nullptr) return ErrorResponse(ModelIsLoading());
+  return PlainText("ok\n");
+}
+
+HttpResponse MetricsText(const RouteCall& call) {
+  return {.content_type = "text/plain; version=0.0.4; charset=utf-8",
+          .body = call.server.options.metrics ? call.server.options.metrics() : ""};
+}
+
+HttpResponse Version(const RouteCall&) { return {.body = R"({"version":")" OPTSERVE_VERSION R"("})"}; }
+
+HttpResponse Models(const RouteCall& call) {
+  const CompletionService* service = call.server.service;
+  if (service == nullptr) return ErrorResponse(ModelIsLoading());
+  const ModelEntry model{.id = service->options().served_model_name,
+                         .created = service->options().model_created,
+                         .max_model_len = MaxModelLen(call.server)};
+  return {.body = EncodeModels({&model, 1})};
+}
+
+HttpResponse Tokenize(const RouteCall& call) {
+  const absl::StatusOr<const Tokenizer*> tokenizer = FindTokenizer(call.server);
+  if (!tokenizer.ok()) return ErrorResponse(tokenizer.status());
+  const absl::StatusOr<TokenizeRequest> request = DecodeTokenizeRequest(call.request.body, call.server.options.decode);
+  if (!request.ok()) return ErrorResponse(request.status());
+  if (absl::Status status = CheckModel(request->model, call.server); !status.ok()) return ErrorResponse(status);
+  const absl::StatusOr<std::vector<int32_t>> ids =
+      (*tokenizer)
+          ->Encode(request->prompt, {.add_special_tokens = request->add_special_tokens,
+                                     .parse_special_tokens = request->parse_special_tokens});
+  if (!ids.ok()) return ErrorResponse(ids.status());
+  return {.body = EncodeTokenizeResponse(*ids, MaxModelLen(call.server))};
+}
+
+HttpResponse Detokenize(const RouteCall& call) {
+  const absl::StatusOr<const Tokenizer*> tokenizer = FindTokenizer(call.server);
+  if (!tokenizer.ok()) return ErrorResponse(tokenizer.status());
+  const absl::StatusOr<DetokenizeRequest> request =
+      DecodeDetokenizeRequest(call.request.body, call.server.options.decode);
+  if (!request.ok()) return ErrorResponse(request.status());
+  if (absl::Status status = CheckModel(request->model, call.server); !status.ok()) return ErrorResponse(status);
+  return {.body = EncodeDetokenizeResponse((*tokenizer)->Decode(request->tokens, /*skip_special=*/false))};
+}
+
+HttpResponse TokenizerInfo(const RouteCall& call) {
+  const absl::StatusOr<const Tokenizer*> tokenizer = FindTokenizer(call.server);
+  if (!tokenizer.ok()) return ErrorResponse(tokenizer.status());
+  return {.body = EncodeTokenizerInfo(**tokenizer, MaxModelLen(call.server))};
+}
+
+HttpResponse ChatIsNotSupported(const RouteCall&) {
+  return ErrorResponse(404, "OPT has no chat template: use POST /v1/completions", "chat_not_supported");
+}
+
+}  // namespace optserve

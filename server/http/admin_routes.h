@@ -1,0 +1,23 @@
+#pragma once
+
+#include "absl/status/status.h"
+#include "server/http/routes.h"
+
+// The routes that are answered from memory or from the request alone.
+
+namespace optserve {
+
+// 503 model_loading.
+absl::Status ModelIsLoading();
+
+HttpResponse Livez(const RouteCall& call);
+HttpResponse Readyz(const RouteCall& call);
+HttpResponse MetricsText(const RouteCall& call);
+HttpResponse Version(const RouteCall& call);
+HttpResponse Models(const RouteCall& call);
+HttpResponse Tokenize(const RouteCall& call);
+HttpResponse Detokenize(const RouteCall& call);
+HttpResponse TokenizerInfo(const RouteCall& call);
+HttpResponse ChatIsNotSupported(const RouteCall& call);
+
+}  // namespace optserve

@@ -1,0 +1,471 @@
+#include "server/http/connection.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "server/api/json_request.h"
+#include "server/http/admin_routes.h"
+#include "server/http/ascii.h"
+#include "server/http/request_id.h"
+
+namespace optserve {
+namespace {
+
+using boost::system::error_code;
+
+constexpr size_t kInlineBodyBytes = 16 * 1024;  // longer ones are parsed by a worker
+constexpr size_t kInputAheadBytes = 16 * 1024;  // read of later requests while one is answered
+constexpr size_t kUncheckedBodyBytes =
+    64 * 1024;  // a refused body up to here is read, so that the connection can go on
+constexpr std::chrono::milliseconds kLingerTime{1000};
+constexpr size_t kLingerBytes = 4 * 1024 * 1024;
+
+bool IsJson(std::string_view content_type) {
+  const std::string_view type = Trim(content_type.substr(0, content_type.find(';')));
+  return type.empty() || EqualsIgnoreCase(type, "application/json");
+}
+
+HttpResponse UnsupportedMediaType(std::string_view content_type) {
+  return ErrorResponse(415,
+                       fmt::format("Content-Type is {}, but the body must be JSON: send the header Content-Type: "
+                                   "application/json (curl: -H 'Content-Type: application/json', or --json)",
+                                   content_type.substr(0, 100)),
+                       "unsupported_media_type");
+}
+
+absl::Status ShuttingDown() {
+  return WithErrorCode(absl::UnavailableError("the server is shutting down"), "shutting_down");
+}
+
+// Counts a completion as running, however its coroutine ends.
+class RunningScope {
+ public:
+  explicit RunningScope(RunningCount& count) : count_(count) { count_.Add(); }
+  ~RunningScope() { count_.Remove(); }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
+
+ private:
+  RunningCount& count_;
+};
+
+// A notice that reaches the connection as long as this lives.
+class NoticeScope {
+ public:
+  explicit NoticeScope(Connection& connection) { notice_->connection = &connection; }
+  ~NoticeScope() { notice_->connection = nullptr; }
+  NoticeScope(const NoticeScope&) = delete;
+  NoticeScope& operator=(const NoticeScope&) = delete;
+
+  const std::shared_ptr<Notice>& get() const { return notice_; }
+
+ private:
+  const std::shared_ptr<Notice> notice_ = std::make_shared<Notice>();
+};
+
+}  // namespace
+
+Connection::Connection(std::shared_ptr<IoLoop> loop, TcpSocket socket, ServerState& server, WorkerPool& workers)
+    : loop_(std::move(loop)),
+      socket_(std::move(socket)),
+      server_(server),
+      workers_(workers),
+      parser_(server.options.limits) {}
+
+Connection::~Connection() {
+  ChargeBody(0);
+  --server_.num_connections;
+}
+
+void Connection::Start() {
+  loop_->Add(shared_from_this());
+  asio::co_spawn(
+      socket_.get_executor(), [self = shared_from_this()] { return self->Run(); },
+      [self = shared_from_this()](const std::exception_ptr&) {
+        // Out of memory is all that can be thrown; the connection is the price.
+        error_code ignored;
+        self->socket_.close(ignored);
+        self->loop_->Remove(*self);
+      });
+}
+
+bool Connection::IsDue(Clock::time_point now) const {
+  if (deadline_ <= now) return true;
+  if (input_watched_ || gone_ || in_.empty()) return false;
+  // The client has sent more requests than we read ahead, and the end of the stream would be behind them.
+  pollfd poll_fd{.fd = const_cast<TcpSocket&>(socket_).native_handle(), .events = POLLRDHUP, .revents = 0};
+  return ::poll(&poll_fd, 1, 0) > 0;
+}
+
+void Connection::OnDue(Clock::time_point now) {
+  if (deadline_ <= now) {
+    ClearDeadline();
+    wakeup_.Set(kDeadline);
+  } else {
+    gone_ = true;
+    wakeup_.Set(kInput);
+  }
+}
+
+void Connection::OnStop() {
+  stopped_ = true;
+  wakeup_.Set(kEnd);
+}
+
+Task<void> Connection::Run() {
+  bool go_on = true;
+  for (bool is_first = true; go_on && co_await ReadRequest(is_first); is_first = false) {
+    go_on = co_await Answer(parser_.Take());
+    ChargeBody(0);
+  }
+  co_await Close();
+}
+
+Task<bool> Connection::ReadRequest(bool is_first) {
+  const HttpLimits& limits = server_.options.limits;
+  SetDeadline(is_first ? limits.header_time : limits.idle_time);
+  refusal_.reset();
+  request_id_.clear();
+  minor_version_ = 1;
+  keep_alive_ = true;
+  is_head_ = false;
+  bool started = false;
+  bool decided = false;
+  for (;;) {
+    while (HasUnreadInput() && !parser_.done() && !parser_.failed()) {
+      in_begin_ += parser_.Feed(std::string_view(in_).substr(in_begin_));
+      if (parser_.started() && !started) {
+        started = true;
+        SetDeadline(limits.header_time);
+      }
+      if (parser_.header_done() && !decided && !parser_.failed()) {
+        decided = true;
+        SetDeadline(limits.body_time);
+        DecideByHeader();
+        const bool is_long = parser_.content_length() > kUncheckedBodyBytes;
+        if (refusal_ && !parser_.done() && (parser_.request().expects_continue || is_long)) {
+          co_return co_await Refuse(*refusal_);
+        }
+        if (parser_.request().expects_continue && !parser_.done() && !HasUnreadInput()) {
+          out_ += "HTTP/1.1 100 Continue\r\n\r\n";
+          if (!co_await Flush()) co_return false;
+          SetDeadline(limits.body_time);
+        }
+      }
+    }
+    if (!HasUnreadInput()) {
+      in_.clear();
+      in_begin_ = 0;
+    }
+    if (parser_.failed()) co_return co_await Refuse(ErrorResponse(parser_.status(), parser_.message()));
+    if (parser_.done()) break;
+    if (parser_.body_size() > kUncheckedBodyBytes) {
+      if (refusal_) co_return co_await Refuse(*refusal_);
+      ChargeBody(parser_.body_size());
+      if (server_.buffered_body_bytes > static_cast<int64_t>(limits.buffered_body_bytes)) {
+        co_return co_await Refuse(ErrorResponse(
+            WithRetryAfter(ResourceExhausted("too many long requests are being received at the moment"), 2)));
+      }
+    }
+    if (gone_) co_return false;
+    WatchInput();
+    const unsigned reason = co_await wakeup_.Next();
+    if (stopped_) co_return false;
+    if (reason & kDeadline) {
+      if (!started) co_return false;
+      co_return co_await Refuse(
+          ErrorResponse(408, fmt::format("the {} did not come within {} s", decided ? "body" : "header",
+                                         (decided ? limits.body_time : limits.header_time) / std::chrono::seconds(1))));
+    }
+  }
+  ClearDeadline();
+  co_return true;
+}
+
+// All that can be known before the body is there: who is asked for, and whether it would be taken at all.
+void Connection::DecideByHeader() {
+  const HttpRequest& request = parser_.request();
+  minor_version_ = request.minor_version;
+  keep_alive_ = request.keep_alive;
+  is_head_ = request.method == "HEAD";
+  request_id_ = RequestIdFor(request.Field("x-request-id"));
+  match_ = MatchRoute(request.method, request.path);
+  if (match_.route == nullptr) {
+    refusal_ = std::move(match_.refusal);
+  } else if (match_.route->method == "POST") {
+    const std::string_view encoding = request.Field("content-encoding");
+    if (!IsJson(request.Field("content-type"))) {
+      refusal_ = UnsupportedMediaType(request.Field("content-type"));
+    } else if (!encoding.empty() && !EqualsIgnoreCase(encoding, "identity")) {
+      refusal_ = ErrorResponse(415, "the body must not be compressed", "unsupported_media_type");
+    } else if (match_.route->handler == nullptr && server_.draining) {
+      refusal_ = ErrorResponse(ShuttingDown());
+    }
+  }
+}
+
+Task<bool> Connection::Answer(HttpRequest request) {
+  if (server_.draining) keep_alive_ = false;
+  if (refusal_) co_return co_await Send(*refusal_);
+  if (match_.route->handler == nullptr) {
+    const RunningScope running(server_.running);
+    co_return co_await Complete(request);
+  }
+  const RouteCall call{.request = request, .model = match_.model, .server = server_};
+  if (request.body.size() <= kInlineBodyBytes) co_return co_await Send(match_.route->handler(call));
+  const HttpResponse response = co_await OnWorker([&] { return match_.route->handler(call); });
+  co_return co_await Send(response);
+}
+
+Task<bool> Connection::Complete(const HttpRequest& request) {
+  CompletionService* const service = server_.service;
+  if (service == nullptr) co_return co_await Send(ErrorResponse(ModelIsLoading()));
+
+  const auto decode = [&] { return DecodeCompletionRequest(request.body, server_.options.decode); };
+  absl::StatusOr<CompletionRequest> decoded = absl::UnknownError("");
+  if (request.body.size() <= kInlineBodyBytes) {
+    decoded = decode();
+  } else {
+    decoded = co_await OnWorker(decode);
+  }
+  if (!decoded.ok()) co_return co_await Send(ErrorResponse(decoded.status()));
+  if (!match_.model.empty()) {
+    if (decoded->model.empty()) decoded->model = match_.model;
+    if (decoded->model != match_.model) {
+      co_return co_await Send(ErrorResponse(WithParam(
+          InvalidArgument("the path asks for model {}, but the body for {}", match_.model, decoded->model), "model")));
+    }
+  }
+
+  const bool stream = decoded->stream;
+  if (stream && minor_version_ == 0) keep_alive_ = false;  // the end of the stream is the end of the connection
+  CompletionAnswer answer(*decoded, service->options().served_model_name, /*chunked=*/minor_version_ == 1);
+  wakeup_.Clear(kEvents);
+  const NoticeScope notice(*this);
+  const std::shared_ptr<CompletionCall> call =
+      service->Start(*std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); });
+  answer.Begin(call->id(), call->created());
+  if (stream) co_return co_await AnswerStreamed(*call, answer);
+  co_return co_await AnswerWhole(*call, answer);
+}
+
+Task<bool> Connection::AnswerWhole(CompletionCall& call, CompletionAnswer& answer) {
+  std::vector<CompletionEvent> events;
+  for (;;) {
+    WatchInput();
+    const unsigned reason = gone_ ? 0u : co_await wakeup_.Next();
+    if (gone_ || stopped_) {
+      call.Cancel();
+      if (gone_) co_return false;
+      co_return co_await Refuse(ErrorResponse(ShuttingDown()));
+    }
+    if ((reason & kEvents) == 0) continue;
+    CompletionBatch batch = call.Take();
+    if (!batch.error.ok()) co_return co_await Send(ErrorResponse(batch.error));
+    std::move(batch.events.begin(), batch.events.end(), std::back_inserter(events));
+    if (batch.done) break;
+  }
+  if (!CompletionAnswer::IsLong(events)) co_return co_await Send(answer.Whole(events));
+  const HttpResponse response = co_await OnWorker([&] { return answer.Whole(events); });
+  co_return co_await Send(response);
+}
+
+// The first batch decides the status. From then on: take what is new as long as the client takes what is there.
+Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& answer) {
+  const HttpLimits& limits = server_.options.limits;
+  bool has_begun = false;
+  bool has_events = false;
+  bool done = false;
+  for (;;) {
+    WatchInput();
+    const unsigned reason = gone_ ? 0u : co_await wakeup_.Next();
+    if (gone_ || (reason & kDeadline)) {  // it left, or reads nothing
+      call.Cancel();
+      broken_ = true;
+      co_return false;
+    }
+    if (stopped_) {
+      call.Cancel();
+      if (!has_begun) co_return co_await Refuse(ErrorResponse(ShuttingDown()));
+      if (!done) answer.AppendError(ShuttingDown(), out_);
+      WriteOutput();
+      co_return false;
+    }
+    has_events = has_events || (reason & kEvents) != 0;
+    if (has_events && !done && output_size() <= limits.stream_bytes) {
+      has_events = false;
+      const CompletionBatch batch = call.Take();
+      if (!has_begun) {
+        if (batch.events.empty() && !batch.error.ok()) co_return co_await Send(ErrorResponse(batch.error));
+        if (batch.events.empty() && !batch.done) continue;
+        has_begun = true;
+        out_ += SerializeStreamHeader(Framing());
+      }
+      answer.AppendEvents(batch.events, out_);
+      done = batch.done;
+      if (done && batch.error.ok()) answer.AppendEnd(out_);
+      if (!batch.error.ok()) {
+        answer.AppendError(batch.error, out_);
+        keep_alive_ = false;
+      }
+    }
+    WriteOutput();
+    if (output_size() > 0) {
+      WatchOutput();
+    } else if (done) {
+      break;
+    }
+  }
+  co_return keep_alive_;
+}
+
+Task<bool> Connection::Send(const HttpResponse& response) {
+  ClearDeadline();
+  out_ += SerializeResponse(response, Framing(), !is_head_);
+  co_return co_await Flush() && keep_alive_;
+}
+
+Task<bool> Connection::Refuse(const HttpResponse& response) {
+  keep_alive_ = false;
+  co_return co_await Send(response);
+}
+
+Task<bool> Connection::Flush() {
+  for (;;) {
+    WriteOutput();
+    if (output_size() == 0 || broken_) break;
+    WatchOutput();
+    if ((co_await wakeup_.Next() & kDeadline) || stopped_) broken_ = true;
+  }
+  co_return !broken_;
+}
+
+Task<void> Connection::Close() {
+  error_code ignored;
+  if (!gone_ && !stopped_) {
+    // Closing while the client still sends would reset the connection, and the answer could be lost (RFC 9112, 9.6).
+    socket_.shutdown(TcpSocket::shutdown_send, ignored);
+    SetDeadline(kLingerTime);
+    size_t discarded = 0;
+    while (!gone_ && !stopped_ && discarded < kLingerBytes) {
+      discarded += in_.size();
+      in_.clear();
+      in_begin_ = 0;
+      WatchInput();
+      if (co_await wakeup_.Next() & kDeadline) break;
+    }
+  }
+  ClearDeadline();
+  socket_.close(ignored);
+}
+
+template <typename Function>
+Task<std::invoke_result_t<Function>> Connection::OnWorker(Function f) {
+  // What f refers to is in frames below this one, which stay until the job is done, whoever leaves.
+  std::optional<std::invoke_result_t<Function>> result;
+  workers_.Run([this, self = shared_from_this(), &result, &f]() mutable {
+    result.emplace(f());
+    asio::post(loop_->context(), [self = std::move(self)] { self->wakeup_.Set(kWork); });
+  });
+  while ((co_await wakeup_.Next() & kWork) == 0) {
+  }
+  co_return *std::move(result);
+}
+
+void Connection::WatchInput() {
+  if (input_watched_ || gone_ || in_.size() - in_begin_ >= kInputAheadBytes) return;
+  input_watched_ = true;
+  socket_.async_wait(TcpSocket::wait_read, [self = shared_from_this()](const error_code& error) {
+    self->input_watched_ = false;
+    if (error) {
+      self->gone_ = true;
+    } else {
+      self->ReadInput();
+    }
+    self->wakeup_.Set(kInput);
+  });
+}
+
+void Connection::ReadInput() {
+  std::vector<char>& scratch = loop_->scratch();
+  error_code error;
+  const size_t count = socket_.read_some(asio::buffer(scratch), error);
+  if (error == asio::error::would_block || error == asio::error::interrupted) return;
+  if (error || count == 0) {
+    gone_ = true;
+    return;
+  }
+  in_.erase(0, std::exchange(in_begin_, 0));
+  in_.append(scratch.data(), count);
+}
+
+void Connection::WatchOutput() {
+  if (output_watched_ || broken_) return;
+  output_watched_ = true;
+  socket_.async_wait(TcpSocket::wait_write, [self = shared_from_this()](const error_code& error) {
+    self->output_watched_ = false;
+    if (error) self->gone_ = self->broken_ = true;
+    self->wakeup_.Set(kOutput);
+  });
+}
+
+// As much as the socket takes at once. The client has stall_time to take stream_bytes, or all there is: a reader of one
+// byte a second is as bad as none.
+void Connection::WriteOutput() {
+  while (output_size() > 0 && !broken_) {
+    error_code error;
+    const size_t count = socket_.write_some(asio::buffer(out_.data() + out_begin_, output_size()), error);
+    if (error == asio::error::would_block) break;
+    if (error == asio::error::interrupted) continue;
+    if (error) {
+      gone_ = broken_ = true;
+      break;
+    }
+    out_begin_ += count;
+    taken_ += count;
+  }
+  if (output_size() == 0) {
+    out_.clear();
+    out_begin_ = 0;
+    ClearDeadline();
+    return;
+  }
+  if (out_begin_ >= kUncheckedBodyBytes && out_begin_ >= out_.size() / 2) {
+    out_.erase(0, out_begin_);
+    out_begin_ = 0;
+  }
+  if (deadline_ == Clock::time_point::max() || taken_ >= server_.options.limits.stream_bytes) {
+    SetDeadline(server_.options.limits.stall_time);
+    taken_ = 0;
+  }
+}
+
+void Connection::ChargeBody(size_t bytes) {
+  server_.buffered_body_bytes += static_cast<int64_t>(bytes) - static_cast<int64_t>(body_charge_);
+  body_charge_ = bytes;
+}
+
+void Connection::SetDeadline(std::chrono::milliseconds from_now) {
+  wakeup_.Clear(kDeadline);
+  deadline_ = Clock::now() + from_now;
+}
+
+void Connection::ClearDeadline() {
+  wakeup_.Clear(kDeadline);
+  deadline_ = Clock::time_point::max();
+}
+
+ResponseFraming Connection::Framing() {
+  if (request_id_.empty()) request_id_ = RequestIdFor("");
+  return {
+      .request_id = request_id_, .date = loop_->HttpDate(), .minor_version = minor_version_, .keep_alive = keep_alive_};
+}
+
+}  // namespace optserve
