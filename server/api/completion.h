@@ -62,6 +62,8 @@ struct CompletionRequest {
 
   // Not from the client's fields: the transport knows it.
   std::string api_key_id;  // empty: anonymous
+
+  bool operator==(const CompletionRequest&) const = default;
 };
 
 // A token of the log probability lists. `text` is what the lists show it as; different ids never show the same.

@@ -1,7 +1,9 @@
 #include "server/api/error_codec.h"
 
 #include "engine/util/error_details.h"
+#include "engine/util/status.h"
 #include "server/api/json_writer.h"
+#include "server/text/utf8.h"
 
 namespace optserve {
 namespace {
@@ -69,6 +71,22 @@ std::string ErrorBody(std::string_view message, std::string_view type, std::stri
   AppendJsonStringOrNull(body, code);
   body += "}}";
   return body;
+}
+
+absl::Status CheckModelName(std::string_view model, std::string_view served_model_name) {
+  if (model.empty() || model == served_model_name) return absl::OkStatus();
+  constexpr size_t kMaxShownBytes = 128;
+  return WithErrorCode(WithParam(NotFound("there is no model '{}'; this server serves '{}'",
+                                          Utf8Prefix(model, kMaxShownBytes), served_model_name),
+                                 "model"),
+                       "model_not_found");
+}
+
+absl::Status TokenizerMissing(std::string_view param) {
+  return WithErrorCode(
+      WithParam(InvalidArgument("{} is text, but this model is served without tokenizer files: send token ids", param),
+                param),
+      "tokenizer_missing");
 }
 
 }  // namespace optserve

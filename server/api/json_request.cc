@@ -15,6 +15,7 @@
 #include "engine/util/status_macros.h"
 #include "server/api/error_codec.h"
 #include "server/api/json_reader.h"
+#include "server/text/utf8.h"
 
 namespace optserve {
 namespace {
@@ -49,7 +50,7 @@ absl::Status Bad(std::string_view param, std::string message) {
 // A client's text in an error message: not more than a line of it.
 std::string_view Shorten(std::string_view text) {
   constexpr size_t kMaxBytes = 64;
-  return text.substr(0, kMaxBytes);
+  return Utf8Prefix(text, kMaxBytes);
 }
 
 // Reads the values of fields: the reader's errors get the field's path, wrong types are named.

@@ -31,6 +31,9 @@ Utf8Unit NextUtf8Unit(std::string_view text);
 // Byte position of the first unit that is not a character; nullopt when all of `text` is well formed.
 std::optional<size_t> FindInvalidUtf8(std::string_view text);
 
+// The longest beginning of `text` that has at most `max_bytes` and does not end inside a character.
+std::string_view Utf8Prefix(std::string_view text, size_t max_bytes);
+
 // Number of characters (code points) in well-formed text.
 size_t CountCodePoints(std::string_view text);
 

@@ -80,6 +80,16 @@ TEST(Utf8StreamTest, WaitsForTheRestOfACharacter) {
   EXPECT_EQ(stream.Flush(), "");
 }
 
+TEST(Utf8PrefixTest, DoesNotEndInsideACharacter) {
+  EXPECT_EQ(Utf8Prefix("abc", 3), "abc");
+  EXPECT_EQ(Utf8Prefix("abcd", 3), "abc");
+  const std::string text = "a\u00E9\u20AC\U0001F600";  // 1, 2, 3 and 4 bytes
+  const size_t lengths[] = {0, 1, 1, 3, 3, 3, 6, 6, 6, 6, 10, 10};
+  for (size_t max_bytes = 0; max_bytes < std::size(lengths); ++max_bytes) {
+    EXPECT_EQ(Utf8Prefix(text, max_bytes), text.substr(0, lengths[max_bytes])) << max_bytes;
+  }
+}
+
 TEST(Utf8StreamTest, ReplacesWhatCannotBecomeACharacterAtOnce) {
   Utf8Stream stream;
   EXPECT_EQ(stream.Push("\xED\xA0"), "\uFFFD\uFFFD");  // a surrogate: each byte by itself
