@@ -1,0 +1,317 @@
+#include "server/server_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace optserve {
+namespace {
+
+// --- how values are read; an error completes "... is 'text', but it ..." ---------------------------------------------
+
+template <typename T>
+absl::Status ParseNumber(std::string_view text, int64_t min, int64_t max, T& number) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < min || value > max) {
+    return InvalidArgument("must be a whole number from {} to {}", min, max);
+  }
+  number = static_cast<T>(value);
+  return absl::OkStatus();
+}
+
+absl::Status ParseSwitch(std::string_view text, bool& value) {
+  if (text == "true" || text == "1") {
+    value = true;
+  } else if (text == "false" || text == "0") {
+    value = false;
+  } else {
+    return InvalidArgument("must be true or false");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseText(std::string_view text, std::string& value) {
+  if (text.empty()) return InvalidArgument("must not be empty");
+  value = text;
+  return absl::OkStatus();
+}
+
+template <typename T, size_t kSize>
+absl::Status ParseChoice(std::string_view text, const std::array<std::pair<std::string_view, T>, kSize>& choices,
+                         T& value) {
+  std::string names;
+  for (const auto& [name, choice] : choices) {
+    if (name == text) {
+      value = choice;
+      return absl::OkStatus();
+    }
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", name);
+  }
+  return InvalidArgument("must be one of {}", names);
+}
+
+template <typename T, size_t kSize>
+std::string PrintChoice(T value, const std::array<std::pair<std::string_view, T>, kSize>& choices) {
+  for (const auto& [name, choice] : choices) {
+    if (choice == value) return std::string(name);
+  }
+  return "";
+}
+
+constexpr std::array<std::pair<std::string_view, DeviceChoice>, 3> kDevices = {
+    {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}}};
+constexpr std::array<std::pair<std::string_view, LogFormat>, 2> kLogFormats = {
+    {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}};
+constexpr std::array<std::pair<std::string_view, bool>, 2> kUnknownFields = {{{"reject", false}, {"ignore", true}}};
+
+// --- the table ----------------------------------------------------------------------------------------------------
+
+using Config = ServerConfig;
+constexpr bool kOfEngine = true;
+
+// A whole number that is a member of the engine's configuration. The bounds are what the flag can mean; the engine
+// checks what the model can do.
+template <auto kMember, int64_t kMin, int64_t kMax>
+constexpr ServerOption EngineNumber(std::string_view name, std::string_view help) {
+  return {name,
+          "N",
+          help,
+          kOfEngine,
+          [](std::string_view text, Config& c) { return ParseNumber(text, kMin, kMax, c.engine.*kMember); },
+          [](const Config& c) { return fmt::format("{}", c.engine.*kMember); }};
+}
+
+constexpr ServerOption kOptions[] = {
+    {"model", "MODEL", "a model's directory, or its name in the Hugging Face cache", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.model); },
+     [](const Config& c) { return c.model; }},
+    {"served-model-name", "NAME", "the name that clients know the model by (default: its directory or name)", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.served_model_name); },
+     [](const Config& c) { return c.served_model_name; }},
+    {"host", "HOST", "address of the HTTP server", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.host); }, [](const Config& c) { return c.host; }},
+    {"port", "PORT", "port of the HTTP server; 0: any free one", false,
+     [](std::string_view text, Config& c) { return ParseNumber(text, 0, 65535, c.port); },
+     [](const Config& c) { return fmt::format("{}", c.port); }},
+    {"no-grpc", "", "serve HTTP only", false,
+     [](std::string_view text, Config& c) { return ParseSwitch(text, c.no_grpc); },
+     [](const Config& c) { return fmt::format("{}", c.no_grpc); }},
+    {"grpc-host", "HOST", "address of the gRPC server", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.grpc_host); },
+     [](const Config& c) { return c.grpc_host; }},
+    {"grpc-port", "PORT", "port of the gRPC server; 0: any free one", false,
+     [](std::string_view text, Config& c) { return ParseNumber(text, 0, 65535, c.grpc_port); },
+     [](const Config& c) { return fmt::format("{}", c.grpc_port); }},
+    {"unknown-fields", "reject|ignore", "what to do with unknown fields of a request", false,
+     [](std::string_view text, Config& c) { return ParseChoice(text, kUnknownFields, c.ignore_unknown_fields); },
+     [](const Config& c) { return PrintChoice(c.ignore_unknown_fields, kUnknownFields); }},
+    {"shutdown-timeout", "SECONDS", "how long running requests may take after SIGTERM", false,
+     [](std::string_view text, Config& c) { return ParseNumber(text, 0, 86400, c.shutdown_timeout_seconds); },
+     [](const Config& c) { return fmt::format("{}", c.shutdown_timeout_seconds); }},
+    {"log-format", "text|json", "how events are written to standard error", false,
+     [](std::string_view text, Config& c) { return ParseChoice(text, kLogFormats, c.log_format); },
+     [](const Config& c) { return PrintChoice(c.log_format, kLogFormats); }},
+    {"device", "auto|cpu|cuda", "where the model runs", kOfEngine,
+     [](std::string_view text, Config& c) { return ParseChoice(text, kDevices, c.engine.device); },
+     [](const Config& c) { return PrintChoice(c.engine.device, kDevices); }},
+    EngineNumber<&EngineConfig::tensor_parallel_size, 1, 1024>("tensor-parallel-size",
+                                                               "ranks that share each layer; must divide its heads"),
+    EngineNumber<&EngineConfig::max_model_len, 0, 1 << 20>(
+        "max-model-len", "tokens of a prompt and its answer together; 0: as many as the model has positions"),
+    EngineNumber<&EngineConfig::max_num_seqs, 1, 1 << 16>("max-num-seqs", "answers computed at a time"),
+    EngineNumber<&EngineConfig::max_num_batched_tokens, 1, 1 << 20>("max-num-batched-tokens",
+                                                                    "tokens computed in one step"),
+    {"kv-cache-memory", "SIZE", "memory of the KV cache, such as 4GiB; 0: by what is free", kOfEngine,
+     [](std::string_view text, Config& c) {
+       const absl::StatusOr<int64_t> bytes = ParseSize(text);
+       if (bytes.ok()) c.engine.kv_cache_bytes = *bytes;
+       return bytes.status();
+     },
+     [](const Config& c) { return fmt::format("{}", c.engine.kv_cache_bytes); }},
+    EngineNumber<&EngineConfig::block_size, 1, 1024>("block-size", "tokens of a block of the KV cache"),
+    EngineNumber<&EngineConfig::max_queue, 0, 1 << 24>("max-queue", "requests that may wait"),
+    EngineNumber<&EngineConfig::num_threads, 0, 4096>("threads", "CPU threads of all ranks together; 0: all there are"),
+};
+
+// --- the four places ----------------------------------------------------------------------------------------------
+
+std::string EnvironmentName(std::string_view option) {
+  std::string name = "OPTSERVE_";
+  for (const char c : option) name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+std::string FileKey(std::string_view option) {
+  std::string key(option);
+  std::ranges::replace(key, '-', '_');
+  return key;
+}
+
+// The file's values as texts, so that a value means the same wherever it is written.
+absl::StatusOr<FlagValues> ReadConfigFile(const std::string& path) {
+  std::ifstream in(path);
+  if (!in) return NotFound("cannot read the configuration file {}", path);
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  const nlohmann::json parsed = nlohmann::json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_object()) return InvalidArgument("the configuration file {} is not a JSON object", path);
+  FlagValues values;
+  for (const auto& [key, value] : parsed.items()) {
+    const auto option =
+        std::ranges::find_if(kOptions, [&](const ServerOption& candidate) { return FileKey(candidate.name) == key; });
+    if (option == std::end(kOptions)) {
+      return InvalidArgument("{}: there is no option \"{}\"; optserve serve --print-config shows all", path, key);
+    }
+    if (value.is_structured() || value.is_null()) {
+      return InvalidArgument("{}: \"{}\" must be a string, a number, true or false", path, key);
+    }
+    values[std::string(option->name)] = value.is_string() ? value.get<std::string>() : value.dump();
+  }
+  return values;
+}
+
+// --- names that other servers have for it ---------------------------------------------------------------------------
+
+constexpr std::pair<std::string_view, std::string_view> kForeignFlags[] = {
+    // vLLM
+    {"--model", "MODEL, without a flag"},
+    {"-tp", "--tensor-parallel-size"},
+    {"--kv-cache-memory-bytes", "--kv-cache-memory"},
+    {"--num-gpu-blocks-override", "--kv-cache-memory"},
+    {"--max-seq-len", "--max-model-len"},
+    {"--api-server-count", "--threads"},
+    // TGI
+    {"--model-id", "MODEL, without a flag"},
+    {"--num-shard", "--tensor-parallel-size"},
+    {"--hostname", "--host"},
+    {"--max-total-tokens", "--max-model-len"},
+    {"--max-batch-prefill-tokens", "--max-num-batched-tokens"},
+    {"--max-batch-size", "--max-num-seqs"},
+    {"--max-concurrent-requests", "--max-queue"},
+    {"--json-output", "--log-format json"},
+    // llama.cpp
+    {"-m", "MODEL, without a flag"},
+    {"-c", "--max-model-len"},
+    {"--ctx-size", "--max-model-len"},
+    {"-t", "--threads"},
+    {"-b", "--max-num-batched-tokens"},
+    {"--batch-size", "--max-num-batched-tokens"},
+    {"-np", "--max-num-seqs"},
+    {"--parallel", "--max-num-seqs"},
+    {"-a", "--served-model-name"},
+    {"--alias", "--served-model-name"},
+};
+
+// Levenshtein's.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::span<const ServerOption> ServerOptions() { return kOptions; }
+
+absl::StatusOr<int64_t> ParseSize(std::string_view text) {
+  constexpr int64_t kMax = int64_t{1} << 50;
+  constexpr std::string_view kPrefixes = "KMGT";
+  const absl::Status error = InvalidArgument("must be a number of bytes such as 512MiB or 4GiB, at most 1024TiB");
+  double number = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  if (code != std::errc() || !(number >= 0)) return error;
+  std::string_view unit = text.substr(static_cast<size_t>(end - text.data()));
+  double factor = 1;
+  if (!unit.empty() && unit != "B") {
+    const size_t power = kPrefixes.find(unit.front());
+    unit.remove_prefix(1);
+    if (power == std::string_view::npos || (unit != "" && unit != "iB" && unit != "i" && unit != "B")) return error;
+    factor = std::pow(unit == "B" ? 1000.0 : 1024.0, static_cast<double>(power + 1));
+  }
+  if (number * factor > static_cast<double>(kMax)) return error;
+  return static_cast<int64_t>(number * factor);
+}
+
+absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment) {
+  FlagValues file;
+  const auto config_flag = flags.find("config");
+  const std::optional<std::string> path =
+      config_flag != flags.end() ? config_flag->second : environment("OPTSERVE_CONFIG");
+  if (path.has_value()) {
+    OPTSERVE_ASSIGN_OR_RETURN(file, ReadConfigFile(*path));
+  }
+
+  LoadedServerConfig loaded;
+  for (const ServerOption& option : kOptions) {
+    const std::string name(option.name);
+    std::string origin = "default";
+    std::string written;  // the option as the user knows it
+    std::optional<std::string> text;
+    if (const auto flag = flags.find(name); flag != flags.end()) {
+      text = flag->second;
+      origin = "flag";
+      written = name == "model" ? "MODEL" : "--" + name;
+    } else if (std::optional<std::string> variable = environment(EnvironmentName(name)); variable.has_value()) {
+      text = *std::move(variable);
+      origin = "environment";
+      written = EnvironmentName(name);
+    } else if (const auto entry = file.find(name); entry != file.end()) {
+      text = entry->second;
+      origin = "file";
+      written = fmt::format("{} in {}", FileKey(name), *path);
+    }
+    if (text.has_value()) {
+      if (const absl::Status status = option.parse(*text, loaded.config); !status.ok()) {
+        return InvalidArgument("{} is '{}', but it {}", written, *text, std::string(status.message()));
+      }
+    }
+    loaded.origins[name] = origin;
+  }
+  return loaded;
+}
+
+std::string PrintServerConfig(const LoadedServerConfig& loaded) {
+  std::string text;
+  for (const ServerOption& option : kOptions) {
+    text += fmt::format("{:<24}{:<32} {}\n", option.name, option.print(loaded.config),
+                        loaded.origins.find(option.name)->second);
+  }
+  return text;
+}
+
+std::optional<std::string> SuggestFlag(std::string_view unknown) {
+  for (const auto& [foreign, ours] : kForeignFlags) {
+    if (foreign == unknown) return std::string(ours);
+  }
+  std::optional<std::string> best;
+  size_t best_distance = 3;  // a slip of a letter or two
+  for (const ServerOption& option : kOptions) {
+    const std::string flag = fmt::format("--{}", option.name);
+    const size_t distance = EditDistance(unknown, flag);
+    if (option.name == "model" || distance >= best_distance) continue;
+    best_distance = distance;
+    best = flag;
+  }
+  return best;
+}
+
+}  // namespace optserve

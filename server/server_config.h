@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/config.h"
+#include "engine/util/log.h"
+#include "server/commands/model_path.h"
+
+// What `serve` is told, from four places: a flag wins over OPTSERVE_<FLAG> in the environment, that over the JSON file
+// of --config, that over the default. One table names every option once: for all four, --help and --print-config.
+
+namespace optserve {
+
+struct ServerConfig {
+  std::string model;              // as given: a directory or a name in the Hugging Face cache
+  std::string served_model_name;  // empty: by the model's name or directory
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;  // 0: any free one
+  bool no_grpc = false;  // HTTP only
+  std::string grpc_host = "127.0.0.1";
+  uint16_t grpc_port = 8001;              // 0: any free one
+  bool ignore_unknown_fields = false;     // of requests; else they are errors
+  int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
+  LogFormat log_format = LogFormat::kText;
+  EngineConfig engine;  // all but model_path
+};
+
+// One way to configure the server. Names are flags without their dashes, such as max-model-len: OPTSERVE_MAX_MODEL_LEN
+// in the environment, "max_model_len" in the file.
+struct ServerOption {
+  std::string_view name;
+  std::string_view value;  // what --help shows for the value; empty: a switch, whose text is true or false
+  std::string_view help;
+  bool of_engine = false;  // also an option of commands that run an engine without a server
+  // An error completes the sentence "--name is 'text', but it ...".
+  absl::Status (*parse)(std::string_view text, ServerConfig& config);
+  std::string (*print)(const ServerConfig& config);
+};
+
+std::span<const ServerOption> ServerOptions();
+
+// Flags of the command line by name, without dashes; the model, which has no dashes, is "model".
+using FlagValues = std::map<std::string, std::string, std::less<>>;
+
+struct LoadedServerConfig {
+  ServerConfig config;
+  std::map<std::string, std::string, std::less<>> origins;  // by option: "flag", "environment", "file", "default"
+};
+
+// InvalidArgument names the option as it was written, its text and what is allowed. The file is that of
+// flags["config"], else of OPTSERVE_CONFIG; unknown keys in it are refused, NotFound if it cannot be read.
+absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment);
+
+// For --print-config: a line for each option, its value and its origin.
+std::string PrintServerConfig(const LoadedServerConfig& loaded);
+
+// The flag that `unknown` (with its dashes) means: another server's name for it, or a slip of a letter or two. May be
+// more than a flag: "--log-format json".
+std::optional<std::string> SuggestFlag(std::string_view unknown);
+
+// Bytes: 1048576, 512MiB, 4G (as GiB), 1.5TB (decimal).
+absl::StatusOr<int64_t> ParseSize(std::string_view text);
+
+}  // namespace optserve

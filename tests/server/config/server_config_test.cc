@@ -1,0 +1,187 @@
+#include "server/server_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+namespace optserve {
+namespace {
+
+using ::testing::HasSubstr;
+
+Environment FakeEnvironment(std::map<std::string, std::string, std::less<>> values) {
+  return [values = std::move(values)](std::string_view name) -> std::optional<std::string> {
+    const auto it = values.find(name);
+    if (it == values.end()) return std::nullopt;
+    return it->second;
+  };
+}
+
+const Environment kNoEnvironment = FakeEnvironment({});
+
+// A file that is gone at the end of the test.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(std::string_view text) {
+    path_ = (std::filesystem::temp_directory_path() / "optserve_config_XXXXXX").string();
+    close(mkstemp(path_.data()));
+    std::ofstream(path_) << text;
+  }
+  ~TemporaryFile() { std::filesystem::remove(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+std::string ErrorOf(const FlagValues& flags, const Environment& environment = kNoEnvironment) {
+  const auto loaded = LoadServerConfig(flags, environment);
+  EXPECT_FALSE(loaded.ok());
+  return std::string(loaded.status().message());
+}
+
+TEST(ServerConfigTest, DefaultsAreTheDocumentedOnes) {
+  const auto loaded = LoadServerConfig({}, kNoEnvironment);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->config.host, "127.0.0.1");
+  EXPECT_EQ(loaded->config.port, 8000);
+  EXPECT_EQ(loaded->config.grpc_port, 8001);
+  EXPECT_FALSE(loaded->config.no_grpc);
+  EXPECT_EQ(loaded->config.shutdown_timeout_seconds, 30);
+  for (const auto& [option, origin] : loaded->origins) EXPECT_EQ(origin, "default") << option;
+}
+
+TEST(ServerConfigTest, FlagWinsOverEnvironmentOverFileOverDefault) {
+  const TemporaryFile file(R"({"host": "file", "port": 1, "grpc_host": "file", "no_grpc": true})");
+  const Environment environment =
+      FakeEnvironment({{"OPTSERVE_CONFIG", file.path()}, {"OPTSERVE_HOST", "env"}, {"OPTSERVE_PORT", "2"}});
+  const auto loaded = LoadServerConfig({{"port", "3"}}, environment);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->config.port, 3);
+  EXPECT_EQ(loaded->config.host, "env");
+  EXPECT_EQ(loaded->config.grpc_host, "file");
+  EXPECT_TRUE(loaded->config.no_grpc);
+  EXPECT_EQ(loaded->config.grpc_port, 8001);
+  const std::map<std::string, std::string, std::less<>>& origins = loaded->origins;
+  EXPECT_EQ(origins.at("port"), "flag");
+  EXPECT_EQ(origins.at("host"), "environment");
+  EXPECT_EQ(origins.at("grpc-host"), "file");
+  EXPECT_EQ(origins.at("grpc-port"), "default");
+
+  const std::string printed = PrintServerConfig(*loaded);
+  EXPECT_THAT(printed, testing::ContainsRegex("\nport +3 +flag\n"));
+  EXPECT_THAT(printed, testing::ContainsRegex("\nhost +env +environment\n"));
+  EXPECT_THAT(printed, testing::ContainsRegex("\nmax-num-seqs +256 +default\n"));
+}
+
+// Each option by its flag, and what it must have changed: a row of the table that reads or writes the wrong member
+// shows here.
+TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
+  const FlagValues flags = {{"model", "m"},
+                            {"served-model-name", "name"},
+                            {"host", "h"},
+                            {"port", "1"},
+                            {"no-grpc", "true"},
+                            {"grpc-host", "g"},
+                            {"grpc-port", "2"},
+                            {"unknown-fields", "ignore"},
+                            {"shutdown-timeout", "3"},
+                            {"log-format", "json"},
+                            {"device", "cpu"},
+                            {"tensor-parallel-size", "4"},
+                            {"max-model-len", "5"},
+                            {"max-num-seqs", "6"},
+                            {"max-num-batched-tokens", "7"},
+                            {"kv-cache-memory", "8"},
+                            {"block-size", "9"},
+                            {"max-queue", "10"},
+                            {"threads", "11"}};
+  const auto loaded = LoadServerConfig(flags, kNoEnvironment);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(ServerOptions().size(), flags.size());
+  for (const ServerOption& option : ServerOptions()) {
+    EXPECT_EQ(option.print(loaded->config), flags.find(option.name)->second) << option.name;
+    EXPECT_EQ(loaded->origins.find(option.name)->second, "flag") << option.name;
+  }
+  EXPECT_EQ(loaded->config.model, "m");
+  EXPECT_EQ(loaded->config.log_format, LogFormat::kJson);
+  EXPECT_TRUE(loaded->config.ignore_unknown_fields);
+  EXPECT_EQ(loaded->config.engine.device, DeviceChoice::kCpu);
+  EXPECT_EQ(loaded->config.engine.tensor_parallel_size, 4);
+  EXPECT_EQ(loaded->config.engine.max_model_len, 5);
+  EXPECT_EQ(loaded->config.engine.max_num_seqs, 6);
+  EXPECT_EQ(loaded->config.engine.max_num_batched_tokens, 7);
+  EXPECT_EQ(loaded->config.engine.kv_cache_bytes, 8);
+  EXPECT_EQ(loaded->config.engine.block_size, 9);
+  EXPECT_EQ(loaded->config.engine.max_queue, 10);
+  EXPECT_EQ(loaded->config.engine.num_threads, 11);
+}
+
+TEST(ServerConfigTest, ABadValueIsNamedAsItWasWritten) {
+  EXPECT_EQ(ErrorOf({{"port", "70000"}}), "--port is '70000', but it must be a whole number from 0 to 65535");
+  EXPECT_THAT(ErrorOf({{"port", ""}}), HasSubstr("--port is ''"));
+  EXPECT_THAT(ErrorOf({{"port", "80x"}}), HasSubstr("--port is '80x'"));
+  EXPECT_THAT(ErrorOf({{"device", "tpu"}}), HasSubstr("must be one of auto, cpu, cuda"));
+  EXPECT_THAT(ErrorOf({{"host", ""}}), HasSubstr("--host is '', but it must not be empty"));
+  EXPECT_THAT(ErrorOf({{"no-grpc", "maybe"}}), HasSubstr("must be true or false"));
+  EXPECT_THAT(ErrorOf({{"model", ""}}), HasSubstr("MODEL is ''"));
+  EXPECT_THAT(ErrorOf({}, FakeEnvironment({{"OPTSERVE_BLOCK_SIZE", "0"}})), HasSubstr("OPTSERVE_BLOCK_SIZE is '0'"));
+  const TemporaryFile file(R"({"max_num_seqs": -1})");
+  EXPECT_EQ(ErrorOf({{"config", file.path()}}),
+            "max_num_seqs in " + file.path() + " is '-1', but it must be a whole number from 1 to 65536");
+}
+
+TEST(ServerConfigTest, ABadFileIsRefused) {
+  EXPECT_THAT(ErrorOf({{"config", "/no/such/file"}}), HasSubstr("/no/such/file"));
+  for (const char* text : {"", "[]", "{", "{\"port\": 1,}"}) {
+    const TemporaryFile file(text);
+    EXPECT_THAT(ErrorOf({{"config", file.path()}}), HasSubstr("is not a JSON object")) << text;
+  }
+  const TemporaryFile unknown(R"({"prot": 1})");
+  EXPECT_THAT(ErrorOf({{"config", unknown.path()}}), HasSubstr("there is no option \"prot\""));
+  const TemporaryFile structured(R"({"port": [1]})");
+  EXPECT_THAT(ErrorOf({{"config", structured.path()}}), HasSubstr("\"port\" must be a string"));
+}
+
+TEST(ServerConfigTest, VariablesThatAreNoOptionAreNotOurs) {
+  EXPECT_TRUE(LoadServerConfig({}, FakeEnvironment({{"OPTSERVE_BINARY", "x"}})).ok());
+}
+
+TEST(ServerConfigTest, OtherSpellingsAreAnsweredWithOurs) {
+  EXPECT_EQ(SuggestFlag("--ctx-size"), "--max-model-len");
+  EXPECT_EQ(SuggestFlag("--num-shard"), "--tensor-parallel-size");
+  EXPECT_EQ(SuggestFlag("-np"), "--max-num-seqs");
+  EXPECT_EQ(SuggestFlag("--max-model-length"), std::nullopt);
+  EXPECT_EQ(SuggestFlag("--max-model-lenn"), "--max-model-len");
+  EXPECT_EQ(SuggestFlag("--prot"), "--port");
+  EXPECT_EQ(SuggestFlag("--nonsense"), std::nullopt);
+}
+
+TEST(ParseSizeTest, UnitsAreBinaryUnlessTheySayDecimal) {
+  const std::map<std::string, int64_t> cases = {{"0", 0},
+                                                {"1048576", 1 << 20},
+                                                {"12B", 12},
+                                                {"3KiB", 3 << 10},
+                                                {"512MiB", 512 << 20},
+                                                {"4GiB", int64_t{4} << 30},
+                                                {"4G", int64_t{4} << 30},
+                                                {"4Gi", int64_t{4} << 30},
+                                                {"1.5GiB", int64_t{3} << 29},
+                                                {"2TB", 2000000000000}};
+  for (const auto& [text, bytes] : cases) {
+    const auto size = ParseSize(text);
+    ASSERT_TRUE(size.ok()) << text;
+    EXPECT_EQ(*size, bytes) << text;
+  }
+  for (const char* text : {"", "much", "-1", "1 GiB", "4GiBs", "1e9", "nan", "inf", "9999TiB", "4g", "GiB", "0x10"}) {
+    EXPECT_FALSE(ParseSize(text).ok()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace optserve
