@@ -23,6 +23,7 @@ inline constexpr int32_t kDefaultMaxTokens = 16;
 struct CompletionRequest {
   std::string model;                  // empty: the one that is served
   std::vector<Prompt> prompts;        // at least one
+  bool prompt_is_list = false;        // of prompts: errors then say "prompt[0]" of the first, else "prompt"
   std::optional<int32_t> max_tokens;  // default kDefaultMaxTokens; 0 only with echo
   float temperature = 1.0f;
   float top_p = 1.0f;

@@ -210,7 +210,7 @@ struct BoundsChecker {
   absl::Status operator()(PromptField) const {
     if (request.prompts.empty()) return Bad("prompt", "prompt is required, and must not be empty");
     for (size_t i = 0; i < request.prompts.size(); ++i) {
-      const std::string param = request.prompts.size() == 1 ? "prompt" : fmt::format("prompt[{}]", i);
+      const std::string param = PromptPath(request, i);
       if (std::visit([](const auto& prompt) { return prompt.empty(); }, request.prompts[i])) {
         return Bad(param, fmt::format("{} is empty; a prompt of only the BOS token is [2]", param));
       }
@@ -309,6 +309,10 @@ absl::Status CheckFieldSize(const CompletionField& field, size_t size) {
   const bool is_text = std::holds_alternative<std::string CompletionRequest::*>(field.target);
   return Bad(field.name, fmt::format("{} has {} {}, the limit is {}", field.name, size, is_text ? "bytes" : "entries",
                                      field.bounds.max_size));
+}
+
+std::string PromptPath(const CompletionRequest& request, size_t index) {
+  return request.prompt_is_list ? fmt::format("prompt[{}]", index) : "prompt";
 }
 
 absl::Status ValidateCompletionRequest(const RequestLimits& limits, CompletionRequest& request) {

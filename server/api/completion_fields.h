@@ -65,6 +65,9 @@ absl::Status CheckFieldNumber(const FieldBounds& bounds, std::string_view param,
 // The same for the length of a string, list or map.
 absl::Status CheckFieldSize(const CompletionField& field, size_t size);
 
+// What errors call a prompt: "prompt", or "prompt[1]" in a list of them.
+std::string PromptPath(const CompletionRequest& request, size_t index);
+
 // What one request may ask for.
 struct RequestLimits {
   int32_t max_choices = 256;                 // prompts x max(n, best_of)

@@ -251,9 +251,10 @@ absl::Status FieldDecoder::operator()(PromptField) const {
   if (kind == Kind::kNumber) {
     return reader.Ids(field.name, std::get<std::vector<int32_t>>(request.prompts.emplace_back(std::vector<int32_t>())));
   }
+  request.prompt_is_list = true;
   json.EnterArray();
   while (json.NextElement()) {
-    const std::string param = fmt::format("{}[{}]", field.name, request.prompts.size());
+    const std::string param = PromptPath(request, request.prompts.size());
     if (request.prompts.size() == static_cast<size_t>(limits.max_choices)) {
       return Bad(field.name, fmt::format("{} has more than {} entries", field.name, limits.max_choices));
     }

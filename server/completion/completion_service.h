@@ -13,6 +13,8 @@
 
 namespace optserve {
 
+class Metrics;
+
 // What a call has produced since it was last asked.
 struct CompletionBatch {
   std::vector<CompletionEvent> events;
@@ -32,7 +34,7 @@ class CompletionCall {
   virtual CompletionBatch Take() = 0;
 
   // The client has gone, or the transport cannot write: ends all choices; their blocks are free before the next step.
-  // Idempotent; a call that is destroyed is cancelled too.
+  // Take then answers Cancelled. Idempotent; a call that is destroyed is cancelled too.
   virtual void Cancel() = 0;
 
   // "cmpl-..." and when it was made, as seconds since 1970: for every object of the answer.
@@ -41,7 +43,11 @@ class CompletionCall {
 };
 
 // From CompletionRequest to CompletionEvents: tokenizes, checks against the model, submits one GenerateRequest for each
-// prompt, turns tokens into text, stop strings into Cancel, ranks best_of. Knows no protocol. Any thread may call.
+// prompt, turns tokens into text, stop strings into CancelChoice, ranks best_of. Knows no protocol. Any thread may
+// call.
+//
+// Randomness  choice j of a prompt depends on the prompt, the seed and j alone. A seed that the client gives is every
+//             prompt's, so that a prompt in a list is answered as it would be alone; without one each draws its own.
 class CompletionService {
  public:
   struct Options {
@@ -50,6 +56,8 @@ class CompletionService {
     int32_t max_choices = 256;      // prompts x max(n, best_of)
     int32_t tokenizer_threads = 1;  // text longer than inline_text_bytes is tokenized on these
     int32_t inline_text_bytes = 16 * 1024;
+    int32_t max_waiting_texts = 256;  // long texts that wait for those threads; more are ResourceExhausted
+    Metrics* metrics = nullptr;       // borrowed; nullptr: nothing is counted
   };
 
   // `tokenizer` is none for a model that is served for ids only. Both outlive the service.
@@ -57,7 +65,8 @@ class CompletionService {
   ~CompletionService();
 
   // Begins a request. `on_ready` is called from any thread, also from within Start, whenever Take may have something
-  // new: at least once after the last event; calls may be spurious. It must not block and must not call Take itself.
+  // new: at least once after the last event; calls may be spurious. It must not block and must not call Take itself. It
+  // may still run when the call has been cancelled or destroyed by another thread, so it owns what it touches.
   // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take.
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "server/text/utf8.h"
 
@@ -26,6 +27,9 @@ class Detokenizer {
 
   // At the end: U+FFFD when the last character never was completed, else nothing.
   std::string Flush() { return stream_.Flush(); }
+
+  // The bytes of a character that waits for its last token.
+  std::string_view pending() const { return stream_.pending(); }
 
  private:
   const Tokenizer* tokenizer_;

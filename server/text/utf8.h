@@ -48,6 +48,9 @@ class Utf8Stream {
   // Ends the stream: U+FFFD when an unfinished character was waiting, else nothing.
   std::string Flush();
 
+  // The bytes that wait.
+  std::string_view pending() const { return pending_; }
+
  private:
   std::string pending_;  // the start of an unfinished character, at most 3 bytes
 };

@@ -1,0 +1,294 @@
+#include "server/completion/call.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+
+namespace optserve {
+namespace {
+
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+double Seconds(int64_t ns) { return static_cast<double>(ns) * 1e-9; }
+
+// How an answer that did not come to its own end makes the whole call fail.
+absl::Status FailureOf(const TokenEvent& event, const CompletionRequest& request) {
+  switch (event.finish) {
+    case FinishReason::kNone:
+    case FinishReason::kStop:
+    case FinishReason::kLength:
+      return absl::OkStatus();
+    case FinishReason::kDeadline:
+      return absl::DeadlineExceededError(
+          fmt::format("the request took longer than its timeout, {} s", request.timeout_seconds.value_or(0)));
+    case FinishReason::kCancelled:  // not by us: we take no events of what we have cancelled
+      return Unavailable("the engine has ended the request; it can be sent again");
+    case FinishReason::kError:
+      break;
+  }
+  return event.error.ok() ? Internal("an answer failed without an error") : event.error;
+}
+
+FinishReason ReasonOf(const absl::Status& failure) {
+  if (absl::IsDeadlineExceeded(failure)) return FinishReason::kDeadline;
+  if (absl::IsCancelled(failure)) return FinishReason::kCancelled;
+  return FinishReason::kError;
+}
+
+// How many best tokens the answers need of each prompt token; -1: not even its own log probability.
+int32_t NumPromptLogprobs(const CompletionRequest& request) {
+  const int32_t for_echo = request.echo ? request.logprobs.value_or(-1) : -1;
+  return std::max(for_echo, request.prompt_logprobs.value_or(-1));
+}
+
+}  // namespace
+
+CallState::CallState(Setup setup, CompletionRequest request) : setup_(std::move(setup)), request_(std::move(request)) {
+  context_ = {.request = &request_, .tokenizer = setup_.tokenizer};
+  context_.eos_token_ids = setup_.engine->model().eos_token_ids;
+}
+
+GenerateRequest CallState::MakeRequest(const PreparedPrompt& prompt, RequestId id, uint64_t seed) const {
+  const ModelInfo& model = setup_.engine->model();
+  GenerateRequest request{.id = id,
+                          .prompt = prompt.ids,
+                          .max_tokens = request_.max_tokens.value_or(kDefaultMaxTokens),
+                          .num_choices = num_candidates(),
+                          .stop_token_ids = request_.stop_token_ids,
+                          .num_prompt_logprobs = NumPromptLogprobs(request_),
+                          .api_key_id = request_.api_key_id,
+                          .user = request_.user,
+                          .cache_salt = request_.cache_salt,
+                          .priority = request_.priority};
+  request.sampling = {.temperature = request_.temperature,
+                      .top_k = request_.top_k,
+                      .top_p = request_.top_p,
+                      .min_p = request_.min_p,
+                      .typical_p = request_.typical_p,
+                      .repetition_penalty = request_.repetition_penalty,
+                      .presence_penalty = request_.presence_penalty,
+                      .frequency_penalty = request_.frequency_penalty,
+                      .logit_bias = request_.logit_bias,
+                      .seed = seed,
+                      .num_logprobs = request_.logprobs.value_or(0),
+                      .min_tokens = request_.min_tokens,
+                      .no_repeat_ngram_size = request_.no_repeat_ngram_size};
+  // Rows of the embedding that the tokenizer has no token for.
+  if (setup_.tokenizer != nullptr && setup_.tokenizer->size() < model.vocab_size) {
+    request.sampling.vocab_limit = setup_.tokenizer->size();
+  }
+  if (!request_.ignore_eos) {
+    for (const int32_t eos : model.eos_token_ids) {
+      const auto& ids = request.stop_token_ids;
+      if (std::ranges::find(ids, eos) == ids.end()) request.stop_token_ids.push_back(eos);
+    }
+  }
+  if (request_.timeout_seconds) {
+    request.deadline_ns = setup_.start_ns + static_cast<int64_t>(*request_.timeout_seconds * 1e9);
+  }
+  return request;
+}
+
+void CallState::Begin(std::vector<PreparedPrompt> prompts, const std::vector<uint64_t>& seeds) {
+  prompts_.reserve(prompts.size());  // choices point into it
+  for (PreparedPrompt& prompt : prompts) {
+    usage_.prompt_tokens += static_cast<int32_t>(prompt.ids.size());
+    PromptState& state = prompts_.emplace_back(PromptState{.prompt = std::move(prompt)});
+    if (NumPromptLogprobs(request_) >= 0) state.num_scores = state.prompt.ids.size() - 1;
+    for (int32_t i = 0; i < num_candidates(); ++i) {
+      state.choices.push_back({.assembler = ChoiceAssembler(context_, state.prompt)});
+    }
+  }
+  num_unfinished_ = static_cast<int32_t>(prompts.size()) * num_candidates();
+  {
+    const absl::MutexLock lock(&mu_);
+    has_begun_ = true;
+  }
+  if (const absl::Status status = SubmitAll(seeds); !status.ok()) Fail(status);
+}
+
+absl::Status CallState::SubmitAll(const std::vector<uint64_t>& seeds) {
+  // Once has_begun_, Take may run: of what it touches, only what never changes is read here.
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    const RequestId id = setup_.first_request + i;
+    {
+      const absl::MutexLock lock(&mu_);
+      if (has_ended_) return absl::OkStatus();
+      submitted_.push_back(id);
+    }
+    OPTSERVE_RETURN_IF_ERROR(setup_.engine->Submit(MakeRequest(prompts_[i].prompt, id, seeds[i]), shared_from_this()));
+    // Who ended the call meanwhile may have cancelled `id` before the engine knew it.
+    const absl::MutexLock lock(&mu_);
+    if (has_ended_) {
+      setup_.engine->Cancel(id);
+      return absl::OkStatus();
+    }
+  }
+  return absl::OkStatus();
+}
+
+void CallState::Fail(absl::Status error) {
+  {
+    const absl::MutexLock lock(&mu_);
+    failure_ = std::move(error);
+  }
+  setup_.on_ready();
+}
+
+void CallState::OnEvents(std::vector<TokenEvent> events) {
+  const int64_t now_ns = NowNs();
+  {
+    const absl::MutexLock lock(&mu_);
+    if (has_ended_) return;
+    arrivals_.push_back({.time_ns = now_ns, .events = std::move(events)});
+  }
+  setup_.on_ready();
+}
+
+CompletionBatch CallState::Take() {
+  if (is_done_) return {.done = true};
+  std::vector<Arrival> arrivals;
+  absl::Status failure;
+  bool has_begun = false;
+  {
+    const absl::MutexLock lock(&mu_);
+    arrivals.swap(arrivals_);
+    failure = is_cancelled_ ? absl::CancelledError("the request was cancelled") : failure_;
+    has_begun = has_begun_;
+  }
+  CompletionBatch batch;
+  for (Arrival& arrival : arrivals) {
+    for (TokenEvent& event : arrival.events) {
+      if (failure.ok()) failure = Process({.time_ns = arrival.time_ns, .event = std::move(event)}, batch.events);
+    }
+  }
+  if (!failure.ok()) {
+    if (!has_delivered_) batch.events.clear();  // then the error can be the whole answer
+    batch.error = failure;
+    batch.done = true;
+    End(ReasonOf(failure));
+  } else if (has_begun && num_unfinished_ == 0) {
+    if (!request_.stream) FinishWhole(batch.events);
+    batch.done = true;
+    End(reason_);
+  }
+  has_delivered_ = has_delivered_ || !batch.events.empty();
+  is_done_ = batch.done;
+  return batch;
+}
+
+absl::Status CallState::Process(TimedEvent timed, std::vector<CompletionEvent>& out) {
+  TokenEvent& event = timed.event;
+  PromptState& prompt = prompts_[event.request - setup_.first_request];
+  if (prompt.choices[event.choice].assembler.finished()) return absl::OkStatus();  // by a stop string
+  OPTSERVE_RETURN_IF_ERROR(FailureOf(event, request_));
+  // An engine that took over from a lost one may say again what we have.
+  const auto num_scores = static_cast<int32_t>(prompt.scores.size());
+  if (!event.prompt_scores.empty() && event.prompt_scores_begin > num_scores + 1) {
+    return Internal("prompt scores {} to {} are missing", num_scores + 1, event.prompt_scores_begin - 1);
+  }
+  const auto num_known = std::min<size_t>(event.prompt_scores.size(), num_scores + 1 - event.prompt_scores_begin);
+  std::move(event.prompt_scores.begin() + static_cast<ptrdiff_t>(num_known), event.prompt_scores.end(),
+            std::back_inserter(prompt.scores));
+  event.prompt_scores.clear();
+  prompt.held.push_back(std::move(timed));
+  // Only answer 0 brings the scores, but all answers show them.
+  if (prompt.scores.size() < prompt.num_scores) return absl::OkStatus();
+  for (const TimedEvent& held : prompt.held) Answer(prompt, held, out);
+  prompt.held.clear();
+  return absl::OkStatus();
+}
+
+void CallState::Answer(PromptState& prompt, const TimedEvent& timed, std::vector<CompletionEvent>& out) {
+  const TokenEvent& event = timed.event;
+  Choice& choice = prompt.choices[event.choice];
+  const bool says_something = event.token.has_value() || event.finish != FinishReason::kNone;
+  if (!says_something || choice.assembler.finished()) return;
+  if (event.token) {
+    if (event.choice == 0 && choice.last_token_ns == 0) usage_.cached_tokens += event.cached_tokens;
+    ++usage_.completion_tokens;
+    ObserveToken(choice, timed.time_ns);
+  }
+  CompletionEvent piece = choice.assembler.Push(event, prompt.scores);
+  if (choice.assembler.finished()) {
+    --num_unfinished_;
+    if (piece.finish == FinishReason::kLength) reason_ = FinishReason::kLength;
+    if (event.finish == FinishReason::kNone) setup_.engine->CancelChoice(event.request, event.choice);
+  }
+  if (!request_.stream) {
+    Append(std::move(piece), choice.whole);
+    return;
+  }
+  const auto prompt_index = static_cast<int32_t>(event.request - setup_.first_request);
+  piece.index = prompt_index * request_.n + event.choice;
+  piece.usage = usage_;
+  out.push_back(std::move(piece));
+}
+
+void CallState::FinishWhole(std::vector<CompletionEvent>& out) {
+  for (PromptState& prompt : prompts_) {
+    std::vector<size_t> order(prompt.choices.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    if (num_candidates() > request_.n) {
+      std::ranges::stable_sort(order, std::greater<>(),
+                               [&](size_t i) { return prompt.choices[i].assembler.mean_logprob(); });
+    }
+    for (int32_t j = 0; j < request_.n; ++j) {
+      CompletionEvent& whole = out.emplace_back(std::move(prompt.choices[order[j]].whole));
+      whole.index = static_cast<int32_t>(out.size()) - 1;
+      whole.usage = usage_;
+    }
+  }
+}
+
+void CallState::ObserveToken(Choice& choice, int64_t time_ns) const {
+  const bool is_first = choice.last_token_ns == 0;
+  const double seconds = Seconds(time_ns - (is_first ? setup_.start_ns : choice.last_token_ns));
+  choice.last_token_ns = time_ns;
+  if (setup_.metrics == nullptr) return;
+  if (is_first) {
+    setup_.metrics->ObserveTimeToFirstToken(seconds);
+  } else {
+    setup_.metrics->ObserveInterTokenLatency(seconds);
+  }
+}
+
+void CallState::Cancel() {
+  {
+    const absl::MutexLock lock(&mu_);
+    if (has_ended_) return;
+    is_cancelled_ = true;
+  }
+  End(FinishReason::kCancelled);
+}
+
+void CallState::End(FinishReason reason) {
+  std::vector<RequestId> submitted;
+  bool has_begun = false;
+  {
+    const absl::MutexLock lock(&mu_);
+    if (has_ended_) return;
+    has_ended_ = true;
+    has_begun = has_begun_;
+    arrivals_.clear();
+    // An end of its own leaves nothing to cancel.
+    if (reason != FinishReason::kStop && reason != FinishReason::kLength) submitted.swap(submitted_);
+  }
+  for (const RequestId id : submitted) setup_.engine->Cancel(id);
+  // A request that was refused before it began is the transport's to count.
+  if (has_begun && setup_.metrics != nullptr)
+    setup_.metrics->ObserveRequest(Seconds(NowNs() - setup_.start_ns), reason);
+}
+
+}  // namespace optserve

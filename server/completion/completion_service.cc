@@ -1,0 +1,139 @@
+#include "server/completion/completion_service.h"
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <random>
+#include <utility>
+#include <variant>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "server/completion/call.h"
+#include "server/completion/prompts.h"
+#include "server/completion/work_queue.h"
+
+namespace optserve {
+namespace {
+
+uint64_t Random64() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+size_t TextBytes(const CompletionRequest& request) {
+  size_t num_bytes = 0;
+  for (const Prompt& prompt : request.prompts) {
+    if (const auto* text = std::get_if<std::string>(&prompt)) num_bytes += text->size();
+  }
+  return num_bytes;
+}
+
+class Call : public CompletionCall {
+ public:
+  Call(std::shared_ptr<CallState> state, std::string id, int64_t created)
+      : state_(std::move(state)), id_(std::move(id)), created_(created) {}
+  ~Call() override { state_->Cancel(); }
+
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  CompletionBatch Take() override { return state_->Take(); }
+  void Cancel() override { state_->Cancel(); }
+  const std::string& id() const override { return id_; }
+  int64_t created() const override { return created_; }
+
+ private:
+  const std::shared_ptr<CallState> state_;
+  const std::string id_;
+  const int64_t created_;
+};
+
+}  // namespace
+
+class CompletionService::Impl {
+ public:
+  Impl(EngineClient& engine, std::optional<Tokenizer> tokenizer, Options options)
+      : engine_(engine),
+        tokenizer_(std::move(tokenizer)),
+        options_(std::move(options)),
+        queue_(options_.tokenizer_threads, options_.max_waiting_texts) {}
+
+  std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
+
+  const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
+  const EngineClient& engine() const { return engine_; }
+  const Options& options() const { return options_; }
+
+ private:
+  absl::Status CheckModelName(const std::string& name) const;
+
+  // Everything up to Submit; as long as the text is.
+  void Begin(CallState& call) const;
+
+  EngineClient& engine_;
+  const std::optional<Tokenizer> tokenizer_;
+  const Options options_;
+  std::atomic<RequestId> next_request_ = 1;
+  WorkQueue queue_;  // last: its threads use all of the above
+};
+
+absl::Status CompletionService::Impl::CheckModelName(const std::string& name) const {
+  if (name.empty() || name == options_.served_model_name) return absl::OkStatus();
+  return WithParam(
+      WithErrorCode(NotFound("there is no model {:.128}; this server has {}", name, options_.served_model_name),
+                    "model_not_found"),
+      "model");
+}
+
+std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
+                                                               std::function<void()> on_ready) {
+  const absl::Status model_status = CheckModelName(request.model);
+  const size_t text_bytes = TextBytes(request);
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const auto state = std::make_shared<CallState>(
+      CallState::Setup{.engine = &engine_,
+                       .tokenizer = tokenizer(),
+                       .metrics = options_.metrics,
+                       .first_request = next_request_.fetch_add(request.prompts.size()),
+                       .start_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count(),
+                       .on_ready = std::move(on_ready)},
+      std::move(request));
+  auto call = std::make_shared<Call>(
+      state, fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64()),
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+  if (!model_status.ok()) {
+    state->Fail(model_status);
+  } else if (text_bytes <= static_cast<size_t>(options_.inline_text_bytes)) {
+    Begin(*state);
+  } else if (!queue_.Push([this, state] { Begin(*state); })) {
+    state->Fail(WithRetryAfter(ResourceExhausted("{} long texts wait to be tokenized", options_.max_waiting_texts), 1));
+  }
+  return call;
+}
+
+void CompletionService::Impl::Begin(CallState& call) const {
+  if (call.has_ended()) return;
+  absl::StatusOr<std::vector<PreparedPrompt>> prompts = PreparePrompts(call.request(), tokenizer(), engine_.model());
+  if (!prompts.ok()) return call.Fail(prompts.status());
+  std::vector<uint64_t> seeds(prompts->size());
+  for (uint64_t& seed : seeds) {
+    seed = call.request().seed ? static_cast<uint64_t>(*call.request().seed) : Random64();
+  }
+  call.Begin(*std::move(prompts), seeds);
+}
+
+CompletionService::CompletionService(EngineClient& engine, std::optional<Tokenizer> tokenizer, Options options)
+    : impl_(std::make_unique<Impl>(engine, std::move(tokenizer), std::move(options))) {}
+
+CompletionService::~CompletionService() = default;
+
+std::shared_ptr<CompletionCall> CompletionService::Start(CompletionRequest request, std::function<void()> on_ready) {
+  return impl_->Start(std::move(request), std::move(on_ready));
+}
+
+const Tokenizer* CompletionService::tokenizer() const { return impl_->tokenizer(); }
+const EngineClient& CompletionService::engine() const { return impl_->engine(); }
+const CompletionService::Options& CompletionService::options() const { return impl_->options(); }
+
+}  // namespace optserve
