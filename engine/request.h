@@ -114,7 +114,8 @@ struct ModelInfo {
 };
 
 // InvalidArgument, naming field, value and limit, for a request that this model can never serve: an id outside the
-// vocabulary, a context that is too long, more answers than the pool or max_num_seqs can ever hold. Pure; any thread.
+// vocabulary, a number out of its bounds, an answer that is longer than the context or than the KV pool. (Answers that
+// do not fit side by side wait for each other.) Pure; any thread.
 absl::Status CheckRequest(const GenerateRequest& request, const ModelInfo& model);
 
 }  // namespace optserve

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/config.h"
@@ -21,26 +20,6 @@ struct KvBudget {
 struct StartResult {
   KvBudget kv;
   ModelInfo model;
-};
-
-// The token drawn for one slice of the plan.
-struct SampledToken {
-  int32_t slice = 0;   // index into StepPlan::slices
-  bool finite = true;  // false: the row held NaN or Inf, `token` says nothing and the sequence must fail
-  TokenScore token;
-};
-
-// Scores of one slice's prompt tokens, in the order of its score_targets.
-struct ScoredPrompt {
-  int32_t slice = 0;
-  bool finite = true;
-  std::vector<TokenScore> tokens;
-};
-
-struct StepResult {
-  uint64_t step = 0;
-  std::vector<SampledToken> sampled;  // one per slice that wants_sample, in slice order
-  std::vector<ScoredPrompt> scored;   // one per slice with score_targets, in slice order
 };
 
 // The engine's view of its ranks: all of them as one. One thread calls.

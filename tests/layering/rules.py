@@ -14,7 +14,8 @@ MAY_INCLUDE = [
     (r"engine/comm/", [r"engine/(comm|util)/", r"kernels/"]),
     (r"engine/checkpoint/", [r"engine/(checkpoint|util)/", r"kernels/common/"]),
     # Neither executor nor model, and no device: that is why the scheduler is easy to test.
-    (r"engine/scheduler/", [r"engine/(scheduler|util)/", r"engine/(config|request|engine_client)\.h"]),
+    (r"engine/scheduler/", [r"engine/(scheduler|util)/", r"engine/(config|request|engine_client)\.h",
+                            r"kernels/common/check\.h"]),
     # Of the layer above, a model knows only the packed inputs of a step.
     (r"engine/model/", [r"engine/(model|checkpoint|comm|util)/", r"engine/executor/step_inputs\.h",
                         r"engine/(config|request)\.h", r"kernels/"]),

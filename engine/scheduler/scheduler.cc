@@ -1,0 +1,407 @@
+#include "engine/scheduler/scheduler.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/util/status.h"
+#include "kernels/common/check.h"
+
+namespace optserve {
+namespace {
+
+// A sequence starts only if it leaves 1 / kReserveFraction of the pool to those who run and grow.
+constexpr int32_t kReserveFraction = 100;
+
+bool WantsCounts(const SamplingParams& sampling) {
+  return sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f;
+}
+
+// How many leading tokens may come from elsewhere than this sequence's own computation: at least one token is left,
+// because its logits are wanted, and so are those that give scores.
+int32_t MaxReusedTokens(const Sequence& sequence) {
+  const RequestState& request = *sequence.request;
+  const bool wants_scores =
+      request.request.num_prompt_logprobs >= 0 && sequence.choice == 0 && sequence.next_score < request.prompt_tokens();
+  return std::min(sequence.num_tokens(), wants_scores ? sequence.next_score : sequence.num_tokens()) - 1;
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options)
+    : options_(options),
+      max_running_(std::min(options.max_num_seqs, options.max_num_batched_tokens)),
+      blocks_(options.num_blocks, options.block_size) {
+  OPTSERVE_CHECK(max_running_ > 0) << options.max_num_seqs << " sequences, " << options.max_num_batched_tokens
+                                   << " tokens a step";
+}
+
+void Scheduler::Add(GenerateRequest request, uint32_t owner) {
+  const RequestId id = request.id;
+  const auto [entry, is_new] = requests_.try_emplace(id, std::make_unique<RequestState>());
+  OPTSERVE_CHECK(is_new) << "request " << id << " is here already";
+  RequestState& state = *entry->second;
+  state.request = std::move(request);
+  state.owner = owner;
+  state.arrival = next_arrival_++;
+  state.num_unfinished = state.request.num_choices;
+  num_unfinished_ += state.request.num_choices;
+  state.choices.resize(state.request.num_choices);
+  for (int32_t choice = 0; choice < state.request.num_choices; ++choice) {
+    Sequence& sequence = state.choices[choice];
+    sequence.id = next_sequence_++;
+    sequence.request = &state;
+    sequence.choice = choice;
+    sequence.next_score = state.request.prompt_scores_sent + 1;
+  }
+  queue_.emplace(state.arrival, &state);
+  if (state.request.deadline_ns != 0) deadlines_.emplace(state.request.deadline_ns, &state);
+  if (state.request.max_tokens == 0) {
+    // Answer 0 carries the scores; the others are empty.
+    for (int32_t choice = 1; choice < state.request.num_choices; ++choice) {
+      Finish(state.choices[choice], {.finish = FinishReason::kLength});
+    }
+  }
+  CheckInvariants();
+}
+
+void Scheduler::Cancel(RequestId id) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  FinishUnfinished(*found->second, {.finish = FinishReason::kCancelled});
+  CheckInvariants();
+}
+
+void Scheduler::CancelChoice(RequestId id, int32_t choice) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end() || choice < 0 || choice >= found->second->request.num_choices) return;
+  Sequence& sequence = found->second->choices[choice];
+  if (sequence.state == SequenceState::kFinished) return;
+  Finish(sequence, {.finish = FinishReason::kCancelled});
+  CheckInvariants();
+}
+
+void Scheduler::FailAll(const absl::Status& error) {
+  // In order of arrival, so that the events come in a stated order.
+  std::vector<RequestState*> all;
+  for (const auto& [id, request] : requests_) all.push_back(request.get());
+  std::ranges::sort(all, {}, &RequestState::arrival);
+  for (RequestState* request : all) FinishUnfinished(*request, {.finish = FinishReason::kError, .error = error});
+  CheckInvariants();
+}
+
+const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
+  ExpireDeadlines(now_ns);
+  planned_.clear();
+  builder_.Begin();
+  budget_ = options_.max_num_batched_tokens;
+  PlanDecodes();
+  builder_.EndDecodes();
+  PlanChunks();
+  StartSequences();
+  OPTSERVE_CHECK(!planned_.empty() || !HasWork()) << num_unfinished_ << " sequences, but an empty plan";
+  CheckInvariants();
+  return builder_.End();
+}
+
+void Scheduler::ExpireDeadlines(int64_t now_ns) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now_ns) {
+    FinishUnfinished(*deadlines_.begin()->second, {.finish = FinishReason::kDeadline});
+  }
+}
+
+void Scheduler::PlanDecodes() {
+  // The oldest first: who is preempted stands behind who needs its block, so no slice is ever taken back.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (sequence.num_uncached() == 1 && GrowOrPreempt(sequence, sequence.num_tokens())) Plan(sequence, 1);
+  }
+}
+
+void Scheduler::PlanChunks() {
+  for (Sequence* sequence : running_) {
+    if (budget_ == 0) return;
+    if (sequence->slice < 0) Plan(*sequence, std::min(sequence->num_uncached(), budget_));
+  }
+}
+
+void Scheduler::StartSequences() {
+  while (budget_ > 0 && num_running() < max_running_) {
+    Sequence* next = nullptr;
+    if (!resumable_.empty()) {
+      next = *resumable_.begin();
+    } else if (!queue_.empty()) {
+      next = &*std::ranges::find(queue_.begin()->second->choices, SequenceState::kWaiting, &Sequence::state);
+    }
+    // Nobody overtakes who waits for blocks: it would wait forever.
+    if (next == nullptr || !TryStart(*next)) return;
+  }
+}
+
+bool Scheduler::TryStart(Sequence& sequence) {
+  RequestState& request = *sequence.request;
+  if (sequence.tokens.empty()) Prepare(sequence);
+  const Sequence* source = FindForkSource(sequence);
+  const int32_t reused = source == nullptr ? 0 : std::min(request.prompt_tokens(), MaxReusedTokens(sequence));
+  const int32_t num_shared = reused / blocks_.block_size();
+  const int32_t num_blocks = blocks_.BlocksFor(sequence.num_tokens());
+  const int32_t reserve = running_.empty() ? 0 : blocks_.num_blocks() / kReserveFraction;
+  if (num_blocks - num_shared + reserve > blocks_.num_free()) return false;
+
+  for (int32_t i = 0; i < num_shared; ++i) {
+    blocks_.Share(source->blocks[i]);
+    sequence.blocks.push_back(source->blocks[i]);
+  }
+  while (std::ssize(sequence.blocks) < num_blocks) sequence.blocks.push_back(blocks_.Allocate());
+  // Copy on write: the rest of the prompt lies in a block that both will write behind it.
+  if (reused % blocks_.block_size() != 0) {
+    builder_.Copy({.src = source->blocks[num_shared], .dst = sequence.blocks[num_shared]});
+  }
+  sequence.num_cached = reused;
+  sequence.start_step = builder_.step();
+  if (sequence.state == SequenceState::kResumable) {
+    resumable_.erase(&sequence);
+  } else {
+    queue_.erase(request.arrival);
+    request.seniority = next_seniority_++;
+    request.lead = sequence.choice;
+  }
+  sequence.state = SequenceState::kRunning;
+  running_.insert(std::ranges::upper_bound(running_, &sequence, BySeniority()), &sequence);
+  Plan(sequence, std::min(sequence.num_uncached(), budget_));
+  return true;
+}
+
+void Scheduler::Prepare(Sequence& sequence) {
+  const GenerateRequest& request = sequence.request->request;
+  sequence.tokens.reserve(request.prompt.size() + request.max_tokens);
+  sequence.blocks.reserve(blocks_.BlocksFor(static_cast<int32_t>(request.prompt.size()) + request.max_tokens));
+  sequence.tokens = request.prompt;
+  if (request.max_tokens > 0 && WantsCounts(request.sampling)) {
+    sequence.counts = std::make_unique<TokenCounts>();
+    for (const int32_t id : request.prompt) sequence.counts->AddPrompt(id);
+  }
+  if (request.max_tokens > 0 && request.sampling.no_repeat_ngram_size > 0) {
+    sequence.ngrams = std::make_unique<NgramIndex>(&sequence.tokens, request.sampling.no_repeat_ngram_size);
+    sequence.ngrams->Update();
+  }
+  for (const int32_t id : request.generated) Append(sequence, id);
+}
+
+void Scheduler::Append(Sequence& sequence, int32_t token) {
+  sequence.tokens.push_back(token);
+  if (sequence.counts != nullptr) sequence.counts->AddGenerated(token);
+  if (sequence.ngrams != nullptr) sequence.ngrams->Update();
+}
+
+const Sequence* Scheduler::FindForkSource(const Sequence& sequence) const {
+  const RequestState& request = *sequence.request;
+  for (const Sequence& sibling : request.choices) {
+    // One that starts in this very step has nothing in its blocks yet.
+    if (sibling.state == SequenceState::kRunning && sibling.num_cached >= request.prompt_tokens() &&
+        sibling.start_step < builder_.step()) {
+      return &sibling;
+    }
+  }
+  return nullptr;
+}
+
+bool Scheduler::GrowOrPreempt(Sequence& sequence, int32_t num_tokens) {
+  while (std::ssize(sequence.blocks) < blocks_.BlocksFor(num_tokens)) {
+    if (blocks_.num_free() > 0) {
+      sequence.blocks.push_back(blocks_.Allocate());
+      continue;
+    }
+    Sequence& youngest = *running_.back();
+    Preempt(youngest);
+    if (&youngest == &sequence) return false;
+  }
+  return true;
+}
+
+void Scheduler::Preempt(Sequence& sequence) {
+  StopRunning(sequence);
+  sequence.state = SequenceState::kResumable;
+  resumable_.insert(&sequence);
+  ++stats_.preemptions;
+}
+
+void Scheduler::StopRunning(Sequence& sequence) {
+  if (sequence.slice >= 0) planned_[sequence.slice] = nullptr;
+  sequence.slice = -1;
+  for (const int32_t block : sequence.blocks) blocks_.Release(block);
+  sequence.blocks.clear();
+  ++sequence.table_version;
+  sequence.num_cached = 0;
+  running_.erase(std::ranges::find(running_, &sequence));
+}
+
+void Scheduler::Plan(Sequence& sequence, int32_t num_tokens) {
+  sequence.slice = builder_.num_slices();
+  planned_.push_back(&sequence);
+  if (sequence.request->num_generated(sequence) == 0 || num_tokens > 1) stats_.prompt_tokens += num_tokens;
+  builder_.Add(sequence, num_tokens);
+  budget_ -= num_tokens;
+}
+
+void Scheduler::Commit(StepResult&& result) {
+  auto scored = result.scored.begin();
+  auto sampled = result.sampled.begin();
+  const StepPlan& plan = builder_.plan();
+  for (int32_t slice = 0; slice < std::ssize(planned_); ++slice) {
+    ScoredPrompt* scores = scored != result.scored.end() && scored->slice == slice ? &*scored++ : nullptr;
+    SampledToken* sample = sampled != result.sampled.end() && sampled->slice == slice ? &*sampled++ : nullptr;
+    Sequence* sequence = planned_[slice];
+    if (sequence == nullptr) continue;  // ended while the step ran
+    OPTSERVE_CHECK((sample != nullptr) == plan.slices[slice].wants_sample) << "slice " << slice;
+    sequence->slice = -1;
+    sequence->num_cached += plan.slices[slice].num_tokens;
+    CommitSlice(*sequence, scores, sample);
+  }
+  OPTSERVE_CHECK(scored == result.scored.end() && sampled == result.sampled.end()) << "results of no slice";
+  planned_.clear();
+  CheckInvariants();
+}
+
+void Scheduler::CommitSlice(Sequence& sequence, ScoredPrompt* scores, SampledToken* sample) {
+  RequestState& request = *sequence.request;
+  if (request.lead == sequence.choice && sequence.num_cached >= request.prompt_tokens()) ReleaseSiblings(request);
+  if ((scores != nullptr && !scores->finite) || (sample != nullptr && !sample->finite)) {
+    ++stats_.nonfinite_rows;
+    Finish(sequence, {.finish = FinishReason::kError,
+                      .error = Internal("the model's output for this answer is not finite; it may be tried again")});
+    return;
+  }
+  TokenEvent event;
+  if (scores != nullptr) {
+    event.prompt_scores_begin = sequence.next_score;
+    event.prompt_scores = std::move(scores->tokens);
+    sequence.next_score += static_cast<int32_t>(event.prompt_scores.size());
+  }
+  const bool is_first_token =
+      sequence.num_tokens() == std::ssize(request.request.prompt) + std::ssize(request.request.generated);
+  if (sample != nullptr) {
+    ++stats_.generated_tokens;
+    Append(sequence, sample->token.id);
+    event.token = std::move(sample->token);
+    event.finish = FinishOf(sequence);
+  } else if (request.request.max_tokens == 0 && sequence.num_uncached() == 0) {
+    event.finish = FinishReason::kLength;
+  }
+  if (is_first_token) event.cached_tokens = request.cached_tokens;
+  if (event.finish != FinishReason::kNone) {
+    Finish(sequence, std::move(event));
+  } else if (event.token.has_value() || !event.prompt_scores.empty()) {
+    Emit(sequence, std::move(event));
+  }
+}
+
+FinishReason Scheduler::FinishOf(const Sequence& sequence) const {
+  const RequestState& request = *sequence.request;
+  const int32_t num_generated = request.num_generated(sequence);
+  if (num_generated > request.request.sampling.min_tokens &&
+      std::ranges::find(request.request.stop_token_ids, sequence.tokens.back()) !=
+          request.request.stop_token_ids.end()) {
+    return FinishReason::kStop;
+  }
+  return num_generated >= request.request.max_tokens ? FinishReason::kLength : FinishReason::kNone;
+}
+
+void Scheduler::ReleaseSiblings(RequestState& request) {
+  request.lead = -1;
+  for (Sequence& sibling : request.choices) {
+    if (sibling.state != SequenceState::kWaiting) continue;
+    sibling.state = SequenceState::kResumable;
+    resumable_.insert(&sibling);
+  }
+}
+
+void Scheduler::ReplaceLead(RequestState& request) {
+  request.lead = -1;
+  const auto next = std::ranges::find(request.choices, SequenceState::kWaiting, &Sequence::state);
+  if (next == request.choices.end()) return;
+  request.lead = next->choice;
+  next->state = SequenceState::kResumable;
+  resumable_.insert(&*next);
+}
+
+void Scheduler::Emit(const Sequence& sequence, TokenEvent event) {
+  const RequestState& request = *sequence.request;
+  event.request = request.request.id;
+  event.choice = sequence.choice;
+  events_.push_back({.owner = request.owner, .request_done = request.num_unfinished == 0, .event = std::move(event)});
+}
+
+void Scheduler::Finish(Sequence& sequence, TokenEvent last_event) {
+  RequestState& request = *sequence.request;
+  if (sequence.state == SequenceState::kRunning) StopRunning(sequence);
+  if (sequence.state == SequenceState::kResumable) resumable_.erase(&sequence);
+  sequence.state = SequenceState::kFinished;
+  --num_unfinished_;
+  --request.num_unfinished;
+  Emit(sequence, std::move(last_event));
+  if (request.num_unfinished > 0) {
+    if (request.lead == sequence.choice) ReplaceLead(request);
+    return;
+  }
+  if (request.seniority == 0) queue_.erase(request.arrival);
+  if (request.request.deadline_ns != 0) deadlines_.erase({request.request.deadline_ns, &request});
+  requests_.erase(requests_.find(request.request.id));
+}
+
+void Scheduler::FinishUnfinished(RequestState& request, const TokenEvent& last_event) {
+  // The request is gone with its last answer.
+  int32_t left = request.num_unfinished;
+  for (size_t choice = 0; left > 0; ++choice) {
+    if (request.choices[choice].state == SequenceState::kFinished) continue;
+    --left;
+    Finish(request.choices[choice], last_event);
+  }
+}
+
+std::string Scheduler::Violation() const {
+  std::vector<const std::vector<int32_t>*> tables;
+  for (const Sequence* sequence : running_) tables.push_back(&sequence->blocks);
+  if (std::string violation = blocks_.Violation(tables); !violation.empty()) return violation;
+  if (num_running() > max_running_) return fmt::format("{} sequences run, at most {} may", num_running(), max_running_);
+  if (!std::ranges::is_sorted(running_, BySeniority())) return "the running sequences are out of order";
+  size_t num_running = 0;
+  size_t num_resumable = 0;
+  int32_t num_unfinished = 0;
+  for (const auto& [id, request] : requests_) {
+    for (const Sequence& sequence : request->choices) {
+      const bool is_running = sequence.state == SequenceState::kRunning;
+      num_running += is_running ? 1 : 0;
+      num_resumable += sequence.state == SequenceState::kResumable ? 1 : 0;
+      num_unfinished += sequence.state != SequenceState::kFinished ? 1 : 0;
+      if (!is_running && (!sequence.blocks.empty() || sequence.num_cached != 0)) {
+        return fmt::format("sequence {} does not run, but has {} blocks", sequence.id, sequence.blocks.size());
+      }
+      if (!is_running) continue;
+      if (std::ssize(sequence.blocks) < blocks_.BlocksFor(sequence.num_cached)) {
+        return fmt::format("sequence {} has {} blocks for {} cached tokens", sequence.id, sequence.blocks.size(),
+                           sequence.num_cached);
+      }
+      for (size_t i = sequence.num_cached / blocks_.block_size(); i < sequence.blocks.size(); ++i) {
+        if (blocks_.IsShared(sequence.blocks[i])) {
+          return fmt::format("sequence {} writes into block {}, which is shared", sequence.id, sequence.blocks[i]);
+        }
+      }
+    }
+  }
+  if (num_running != running_.size()) return fmt::format("{} of {} sequences run", running_.size(), num_running);
+  if (num_resumable != resumable_.size())
+    return fmt::format("{} of {} are resumable", resumable_.size(), num_resumable);
+  if (num_unfinished != num_unfinished_) return fmt::format("{} unfinished, not {}", num_unfinished, num_unfinished_);
+  return "";
+}
+
+void Scheduler::CheckInvariants() const {
+#ifndef NDEBUG
+  const std::string violation = Violation();
+  OPTSERVE_CHECK(violation.empty()) << violation;
+#endif
+}
+
+}  // namespace optserve

@@ -1,0 +1,146 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/request.h"
+#include "engine/scheduler/block_manager.h"
+#include "engine/scheduler/plan_builder.h"
+#include "engine/scheduler/sequence.h"
+#include "engine/scheduler/step_plan.h"
+
+namespace optserve {
+
+struct SchedulerOptions {
+  int32_t num_blocks = 0;
+  int32_t block_size = 16;
+  int32_t max_num_seqs = 256;
+  int32_t max_num_batched_tokens = 2048;
+};
+
+// Counters only grow.
+struct SchedulerStats {
+  uint64_t prompt_tokens = 0;  // planned in prefill, recomputation included
+  uint64_t generated_tokens = 0;
+  uint64_t preemptions = 0;
+  uint64_t nonfinite_rows = 0;
+};
+
+// Decides what each step computes: which sequences run, in which blocks, and what becomes of what the step returned.
+//
+// Continuous batching: sequences join and leave at every step. A step holds first the running sequences' next tokens,
+// then chunks of prompts, at most max_num_batched_tokens in all. A sequence starts when blocks for all its tokens are
+// free; if a running one then needs a block and none is left, the youngest is preempted: it gives its blocks back and
+// computes its tokens again later, before anything new starts. The oldest is never preempted, so there is always
+// progress. Choices of one request share the blocks of their prompt; who writes into a shared block gets a copy first.
+//
+// No threads, no clock (`now_ns` is a parameter), no I/O. The same calls give the same plans. Requests must have passed
+// CheckRequest.
+//
+// Invariants  see Violation(); checked after every call in builds with assertions.
+class Scheduler {
+ public:
+  // What happened to one answer, and whose it is.
+  struct Event {
+    uint32_t owner = 0;
+    bool request_done = false;  // the last event of the last answer
+    TokenEvent event;
+  };
+
+  explicit Scheduler(const SchedulerOptions& options);
+
+  // `request.id` is the id of no request that is here. `owner` comes back with each of its events.
+  void Add(GenerateRequest request, uint32_t owner);
+
+  // Ends a request, or one answer; its blocks are free when this returns. Unknown and finished ones are ignored.
+  void Cancel(RequestId id);
+  void CancelChoice(RequestId id, int32_t choice);
+
+  // Ends everything with kError.
+  void FailAll(const absl::Status& error);
+
+  // Is anything unfinished?
+  bool HasWork() const { return num_unfinished_ > 0; }
+
+  // Ends what is past its deadline and plans the next step. The plan is this object's, valid until the next call. Empty
+  // only without work.
+  const StepPlan& PlanStep(int64_t now_ns);
+
+  // Takes in what the planned step returned. To be called once for each plan that is not empty, before anything else
+  // is planned.
+  void Commit(StepResult&& result);
+
+  // Events since they were last taken, oldest first.
+  std::vector<Event>& events() { return events_; }
+
+  int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
+  int32_t num_waiting() const { return num_unfinished_ - num_running(); }              // sequences
+  int32_t num_queued_requests() const { return static_cast<int32_t>(queue_.size()); }  // that have not started
+  const BlockManager& blocks() const { return blocks_; }
+  const SchedulerStats& stats() const { return stats_; }
+
+  // What is wrong with the state; empty if nothing is. O(sequences + blocks).
+  std::string Violation() const;
+
+ private:
+  // The phases of PlanStep; each takes its tokens out of `budget_`.
+  void ExpireDeadlines(int64_t now_ns);
+  void PlanDecodes();
+  void PlanChunks();
+  void StartSequences();
+
+  // Starts `sequence` and plans its first chunk, if there is room for all its tokens.
+  bool TryStart(Sequence& sequence);
+  void Prepare(Sequence& sequence);
+  // The running sibling whose blocks hold the whole prompt; nullptr: none.
+  const Sequence* FindForkSource(const Sequence& sequence) const;
+  // Blocks for `num_tokens`, preempting the youngest as long as needed. False: `sequence` was the youngest.
+  bool GrowOrPreempt(Sequence& sequence, int32_t num_tokens);
+  void Preempt(Sequence& sequence);
+  void StopRunning(Sequence& sequence);
+  void Plan(Sequence& sequence, int32_t num_tokens);
+
+  void CommitSlice(Sequence& sequence, ScoredPrompt* scores, SampledToken* sample);
+  void Append(Sequence& sequence, int32_t token);
+  FinishReason FinishOf(const Sequence& sequence) const;
+
+  // The prompt is in the lead's blocks: its siblings may start.
+  void ReleaseSiblings(RequestState& request);
+  // The lead ended early: the next one computes the prompt.
+  void ReplaceLead(RequestState& request);
+  // Both fill in whose event it is.
+  void Emit(const Sequence& sequence, TokenEvent event);
+  // Takes a sequence out of wherever it is. Its request is gone with its last answer.
+  void Finish(Sequence& sequence, TokenEvent last_event);
+  void FinishUnfinished(RequestState& request, const TokenEvent& last_event);
+  void CheckInvariants() const;
+
+  const SchedulerOptions options_;
+  const int32_t max_running_;
+  BlockManager blocks_;
+  std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
+  std::map<uint64_t, RequestState*> queue_;     // that have not started, by arrival
+  std::set<Sequence*, BySeniority> resumable_;  // kResumable
+  std::vector<Sequence*> running_;              // by seniority
+  std::set<std::pair<int64_t, RequestState*>> deadlines_;
+
+  PlanBuilder builder_;
+  std::vector<Sequence*> planned_;  // by slice of the step in flight; nullptr: ended since
+  int32_t budget_ = 0;              // tokens that the step being planned has room for
+
+  std::vector<Event> events_;
+  SchedulerStats stats_;
+  SequenceId next_sequence_ = 1;
+  uint64_t next_arrival_ = 1;
+  uint64_t next_seniority_ = 1;
+  int32_t num_unfinished_ = 0;  // sequences
+};
+
+}  // namespace optserve

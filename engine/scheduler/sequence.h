@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/request.h"
+#include "engine/scheduler/ngram_index.h"
+#include "engine/scheduler/step_plan.h"
+
+namespace optserve {
+
+struct RequestState;
+
+enum class SequenceState : uint8_t {
+  kWaiting,    // its request is in the queue, or a sibling computes the prompt that both share
+  kResumable,  // may run as soon as there is room, before anything from the queue: preempted, or forked off a sibling
+  kRunning,    // holds blocks, takes part in every step
+  kFinished,
+};
+
+// How often each token stands in a sequence, kept up to date token by token.
+class TokenCounts {
+ public:
+  void AddPrompt(int32_t id) { At(id); }
+  void AddGenerated(int32_t id) { ++At(id).generated; }
+  const std::vector<SeenToken>& seen() const { return seen_; }  // in order of first appearance
+
+ private:
+  SeenToken& At(int32_t id) {
+    const auto [entry, is_new] = places_.try_emplace(id, seen_.size());
+    if (is_new) seen_.push_back({.id = id});
+    return seen_[entry->second];
+  }
+
+  std::vector<SeenToken> seen_;
+  std::unordered_map<int32_t, size_t> places_;  // in seen_
+};
+
+// The token stream and KV state behind one choice.
+//
+// Invariant  while running, `blocks` covers tokens [0, num_cached) and what the step in flight adds; otherwise it is
+//            empty and num_cached is 0. tokens [0, num_cached) are in the KV cache.
+struct Sequence {
+  SequenceId id = 0;
+  RequestState* request = nullptr;
+  int32_t choice = 0;  // 0 .. n-1, as in TokenEvent
+  SequenceState state = SequenceState::kWaiting;
+
+  std::vector<int32_t> tokens;  // prompt, then what was generated; empty until it first runs
+  int32_t num_cached = 0;
+  std::vector<int32_t> blocks;  // physical ids
+  uint64_t start_step = 0;      // the step in which it last began to run
+  uint32_t table_version = 0;   // another one whenever `blocks` changes otherwise than by growing
+  int32_t next_score = 0;       // prompt scores up to this token are out
+  int32_t slice = -1;           // its slice in the step that was planned last; -1: none
+
+  std::unique_ptr<TokenCounts> counts;  // only with penalties
+  std::unique_ptr<NgramIndex> ngrams;   // only with no_repeat_ngram_size
+
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t num_uncached() const { return num_tokens() - num_cached; }
+};
+
+// A request while the scheduler has it.
+struct RequestState {
+  GenerateRequest request;
+  uint32_t owner = 0;             // the engine's; comes back with each event
+  std::vector<Sequence> choices;  // [n], never resized: sequences are pointed to
+  int32_t num_unfinished = 0;
+  uint64_t arrival = 0;    // order of Add
+  uint64_t seniority = 0;  // order of first start; 0: none has started. The youngest is preempted first
+  int32_t lead = -1;       // the choice that computes the prompt while its siblings wait for it; -1: nobody must wait
+  int32_t cached_tokens = 0;
+
+  int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
+  int32_t num_generated(const Sequence& sequence) const { return sequence.num_tokens() - prompt_tokens(); }
+};
+
+// Who goes first: by request, then by choice.
+struct BySeniority {
+  bool operator()(const Sequence* a, const Sequence* b) const {
+    return a->request->seniority != b->request->seniority ? a->request->seniority < b->request->seniority
+                                                          : a->choice < b->choice;
+  }
+};
+
+}  // namespace optserve

@@ -1,0 +1,53 @@
+#include "tests/engine/scheduler/traffic.h"
+
+#include <gtest/gtest.h>
+
+// Random traffic: whatever else is going on, an answer is what it would be alone.
+
+namespace optserve {
+namespace {
+
+class TrafficTest : public testing::TestWithParam<int> {};
+
+TEST_P(TrafficTest, EveryAnswerIsWhatItWouldBeAlone) {
+  Traffic traffic(static_cast<uint64_t>(GetParam()));
+  const FakeExecutor::Options options = traffic.Pool();
+  SchedulerHarness harness(options);
+  const int32_t num_requests = 150;
+  const int32_t arrival_percent = traffic.Uniform(5, 90);
+  RequestId next = 1;
+  int64_t now_ns = 1;
+  for (int step = 0; step < 200000 && (next <= num_requests || harness.scheduler().HasWork()); ++step, ++now_ns) {
+    while (next <= num_requests && traffic.Chance(arrival_percent)) {
+      harness.Add(traffic.Request(next, options, now_ns));
+      ++next;
+    }
+    if (traffic.Chance(5)) harness.Cancel(traffic.Uniform(1, static_cast<int32_t>(next)));
+    if (traffic.Chance(5)) {
+      harness.CancelChoice(traffic.Uniform(1, static_cast<int32_t>(next)), traffic.Uniform(0, 3));
+    }
+    harness.Step(now_ns);
+  }
+  EXPECT_FALSE(harness.scheduler().HasWork());
+  EXPECT_EQ(harness.scheduler().blocks().num_used(), 0);
+  harness.ExpectAnswersAreRight();
+}
+
+INSTANTIATE_TEST_SUITE_P(Seeds, TrafficTest, testing::Range(1, 41));
+
+TEST(PressureTest, APoolOfThreeBlocksOverTheMinimumServesThousands) {
+  // Each answer needs 10 blocks at its end, so two never fit: who runs beside the oldest is preempted again and again.
+  SchedulerHarness harness({.num_blocks = 13, .block_size = 4, .max_num_seqs = 8, .max_num_batched_tokens = 16});
+  Traffic traffic(1);
+  constexpr int kRequests = 3000;
+  for (RequestId id = 1; id <= kRequests; ++id) {
+    const int32_t prompt_tokens = traffic.Uniform(1, 39);
+    harness.Add({.id = id, .prompt = MakePrompt(prompt_tokens, id), .max_tokens = 41 - prompt_tokens});
+    if (id % 100 == 0) harness.RunAll(100 * 41);
+  }
+  EXPECT_GT(harness.scheduler().stats().preemptions, 500);
+  harness.ExpectAnswersAreRight();
+}
+
+}  // namespace
+}  // namespace optserve
