@@ -14,6 +14,8 @@ std::filesystem::path TestDataPath(std::string_view relative) {
   throw std::runtime_error("no test data at " + std::string(relative));
 }
 
+std::filesystem::path DemoModelPath() { return std::filesystem::path(OPTSERVE_SOURCE_DIR) / "deploy/demo-model"; }
+
 std::string ReadTestData(const std::filesystem::path& path) {
   std::ifstream file(path.is_absolute() ? path : TestDataPath(path.string()), std::ios::binary);
   if (!file) throw std::runtime_error("cannot read " + path.string());

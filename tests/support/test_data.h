@@ -13,6 +13,9 @@ namespace optserve {
 // data is missing must fail, not pass.
 std::filesystem::path TestDataPath(std::string_view relative);
 
+// deploy/demo-model: a real model of 4096 tokens, with its tokenizer.
+std::filesystem::path DemoModelPath();
+
 // The whole file at TestDataPath(relative), or at an absolute path.
 std::string ReadTestData(const std::filesystem::path& path);
 

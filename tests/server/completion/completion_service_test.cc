@@ -11,7 +11,7 @@ namespace {
 
 TEST(CompletionServiceTest, Smoke) {
   FakeEngineClient engine({});
-  auto tokenizer = Tokenizer::Load(TestDataPath("opt-tokenizer"));
+  auto tokenizer = Tokenizer::Load(DemoModelPath());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   CompletionService service(engine, *std::move(tokenizer), {.served_model_name = "m"});
   int ready = 0;
