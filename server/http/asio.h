@@ -23,7 +23,8 @@ using TcpAcceptor = asio::basic_socket_acceptor<asio::ip::tcp, IoExecutor>;
 using IoTimer = asio::basic_waitable_timer<Clock, asio::wait_traits<Clock>, IoExecutor>;
 using UseAwaitable = asio::use_awaitable_t<IoExecutor>;
 
-// A coroutine on an I/O thread.
+// A coroutine on an I/O thread. In them a co_await is the whole of an initialisation, an assignment or a statement: as
+// part of a condition or of && and ||, GCC 12 resumes the wrong place.
 template <typename T>
 using Task = asio::awaitable<T, IoExecutor>;
 

@@ -120,10 +120,11 @@ void Connection::OnStop() {
 }
 
 Task<void> Connection::Run() {
-  bool go_on = true;
-  for (bool is_first = true; go_on && co_await ReadRequest(is_first); is_first = false) {
+  bool go_on = co_await ReadRequest(/*is_first=*/true);
+  while (go_on) {
     go_on = co_await Answer(parser_.Take());
     ChargeBody(0);
+    if (go_on) go_on = co_await ReadRequest(/*is_first=*/false);
   }
   co_await Close();
 }
@@ -155,7 +156,8 @@ Task<bool> Connection::ReadRequest(bool is_first) {
         }
         if (parser_.request().expects_continue && !parser_.done() && !HasUnreadInput()) {
           out_ += "HTTP/1.1 100 Continue\r\n\r\n";
-          if (!co_await Flush()) co_return false;
+          co_await Flush();
+          if (broken_) co_return false;
           SetDeadline(limits.body_time);
         }
       }
@@ -220,7 +222,8 @@ Task<bool> Connection::Answer(HttpRequest request) {
   }
   const RouteCall call{.request = request, .model = match_.model, .server = server_};
   if (request.body.size() <= kInlineBodyBytes) co_return co_await Send(match_.route->handler(call));
-  const HttpResponse response = co_await OnWorker([&] { return match_.route->handler(call); });
+  const auto handle = [&] { return match_.route->handler(call); };
+  const HttpResponse response = co_await OnWorker(handle);
   co_return co_await Send(response);
 }
 
@@ -260,7 +263,8 @@ Task<bool> Connection::AnswerWhole(CompletionCall& call, CompletionAnswer& answe
   std::vector<CompletionEvent> events;
   for (;;) {
     WatchInput();
-    const unsigned reason = gone_ ? 0u : co_await wakeup_.Next();
+    unsigned reason = 0;
+    if (!gone_) reason = co_await wakeup_.Next();
     if (gone_ || stopped_) {
       call.Cancel();
       if (gone_) co_return false;
@@ -273,7 +277,8 @@ Task<bool> Connection::AnswerWhole(CompletionCall& call, CompletionAnswer& answe
     if (batch.done) break;
   }
   if (!CompletionAnswer::IsLong(events)) co_return co_await Send(answer.Whole(events));
-  const HttpResponse response = co_await OnWorker([&] { return answer.Whole(events); });
+  const auto encode = [&] { return answer.Whole(events); };
+  const HttpResponse response = co_await OnWorker(encode);
   co_return co_await Send(response);
 }
 
@@ -285,7 +290,8 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
   bool done = false;
   for (;;) {
     WatchInput();
-    const unsigned reason = gone_ ? 0u : co_await wakeup_.Next();
+    unsigned reason = 0;
+    if (!gone_) reason = co_await wakeup_.Next();
     if (gone_ || (reason & kDeadline)) {  // it left, or reads nothing
       call.Cancel();
       broken_ = true;
@@ -316,7 +322,7 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
         keep_alive_ = false;
       }
     }
-    WriteOutput();
+    if (!output_watched_) WriteOutput();
     if (output_size() > 0) {
       WatchOutput();
     } else if (done) {
@@ -329,12 +335,12 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
 Task<bool> Connection::Send(const HttpResponse& response) {
   ClearDeadline();
   out_ += SerializeResponse(response, Framing(), !is_head_);
-  co_return co_await Flush() && keep_alive_;
+  return Flush();
 }
 
 Task<bool> Connection::Refuse(const HttpResponse& response) {
   keep_alive_ = false;
-  co_return co_await Send(response);
+  return Send(response);
 }
 
 Task<bool> Connection::Flush() {
@@ -342,9 +348,10 @@ Task<bool> Connection::Flush() {
     WriteOutput();
     if (output_size() == 0 || broken_) break;
     WatchOutput();
-    if ((co_await wakeup_.Next() & kDeadline) || stopped_) broken_ = true;
+    const unsigned reason = co_await wakeup_.Next();
+    if ((reason & kDeadline) || stopped_) broken_ = true;
   }
-  co_return !broken_;
+  co_return !broken_ && keep_alive_;
 }
 
 Task<void> Connection::Close() {
@@ -359,7 +366,8 @@ Task<void> Connection::Close() {
       in_.clear();
       in_begin_ = 0;
       WatchInput();
-      if (co_await wakeup_.Next() & kDeadline) break;
+      const unsigned reason = co_await wakeup_.Next();
+      if (reason & kDeadline) break;
     }
   }
   ClearDeadline();
@@ -374,8 +382,7 @@ Task<std::invoke_result_t<Function>> Connection::OnWorker(Function f) {
     result.emplace(f());
     asio::post(loop_->context(), [self = std::move(self)] { self->wakeup_.Set(kWork); });
   });
-  while ((co_await wakeup_.Next() & kWork) == 0) {
-  }
+  for (unsigned reason = 0; (reason & kWork) == 0;) reason = co_await wakeup_.Next();
   co_return *std::move(result);
 }
 

@@ -60,7 +60,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Task<bool> Send(const HttpResponse& response);
   Task<bool> Refuse(const HttpResponse& response);  // ... and closes
 
-  // Sends what is in out_; false if the client does not take it.
+  // Sends what is in out_; returns whether the client has taken it and the connection can go on.
   Task<bool> Flush();
 
   // The last of it: lets the client read what was sent to it before the socket goes.
