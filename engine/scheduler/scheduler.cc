@@ -82,12 +82,12 @@ void Scheduler::CancelChoice(RequestId id, int32_t choice) {
   CheckInvariants();
 }
 
-void Scheduler::FailAll(const absl::Status& error) {
+void Scheduler::EndAll(const TokenEvent& last_event) {
   // In order of arrival, so that the events come in a stated order.
   std::vector<RequestState*> all;
   for (const auto& [id, request] : requests_) all.push_back(request.get());
   std::ranges::sort(all, {}, &RequestState::arrival);
-  for (RequestState* request : all) FinishUnfinished(*request, {.finish = FinishReason::kError, .error = error});
+  for (RequestState* request : all) FinishUnfinished(*request, last_event);
   CheckInvariants();
 }
 
@@ -164,6 +164,7 @@ bool Scheduler::TryStart(Sequence& sequence) {
     resumable_.erase(&sequence);
   } else {
     queue_.erase(request.arrival);
+    ++stats_.queue_departures;
     request.seniority = next_seniority_++;
     request.lead = sequence.choice;
   }
@@ -345,7 +346,10 @@ void Scheduler::Finish(Sequence& sequence, TokenEvent last_event) {
     if (request.lead == sequence.choice) ReplaceLead(request);
     return;
   }
-  if (request.seniority == 0) queue_.erase(request.arrival);
+  if (request.seniority == 0) {
+    queue_.erase(request.arrival);
+    ++stats_.queue_departures;
+  }
   if (request.request.deadline_ns != 0) deadlines_.erase({request.request.deadline_ns, &request});
   requests_.erase(requests_.find(request.request.id));
 }

@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "engine/request.h"
 #include "engine/scheduler/block_manager.h"
 #include "engine/scheduler/plan_builder.h"
@@ -30,6 +29,7 @@ struct SchedulerStats {
   uint64_t prompt_tokens = 0;  // planned in prefill, recomputation included
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
+  uint64_t queue_departures = 0;  // requests that started, or ended without
   uint64_t nonfinite_rows = 0;
 };
 
@@ -63,8 +63,8 @@ class Scheduler {
   void Cancel(RequestId id);
   void CancelChoice(RequestId id, int32_t choice);
 
-  // Ends everything with kError.
-  void FailAll(const absl::Status& error);
+  // Ends everything; `last_event` says why.
+  void EndAll(const TokenEvent& last_event);
 
   // Is anything unfinished?
   bool HasWork() const { return num_unfinished_ > 0; }

@@ -61,9 +61,10 @@ void FrameChannel::Send(std::string frame) {
   changed_.notify_all();
 }
 
-size_t FrameChannel::queued_bytes() const {
-  const std::lock_guard lock(mu_);
-  return queued_bytes_;
+bool FrameChannel::WaitForRoom(size_t max_queued_bytes, std::chrono::milliseconds timeout) {
+  std::unique_lock lock(mu_);
+  return changed_.wait_for(
+      lock, timeout, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return queued_bytes_ <= max_queued_bytes || closed_; });
 }
 
 void FrameChannel::Flush() {

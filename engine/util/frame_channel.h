@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -32,10 +33,11 @@ class FrameChannel {
 
   void Send(std::string frame);
 
-  // Bytes that wait to be written: what grows when the peer does not read.
-  size_t queued_bytes() const;
+  // Waits until at most `max_queued_bytes` wait to be written, which grow when the peer does not read, or the peer has
+  // gone. False: it is still more after `timeout`.
+  bool WaitForRoom(size_t max_queued_bytes, std::chrono::milliseconds timeout);
 
-  // Waits until everything sent so far is written, or the peer has gone.
+  // Waits until everything that was sent is written, or the peer has gone.
   void Flush();
 
   // The next message. Unavailable: the peer has closed its end, or reading failed.
@@ -49,7 +51,7 @@ class FrameChannel {
   absl::Status ReadAll(char* data, size_t size);
 
   const int fd_;
-  mutable std::mutex mu_;
+  std::mutex mu_;
   std::condition_variable changed_;
   std::deque<std::string> queue_ ABSL_GUARDED_BY(mu_);
   size_t queued_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // of the frame being written too

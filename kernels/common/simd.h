@@ -288,17 +288,34 @@ OPTSERVE_SIMD_INLINE void StoreFirst(float* p, int64_t n, F32x16 a) {
   std::memcpy(p, buffer, n * sizeof(float));
 }
 
-// One element, widened. p may be unaligned.
-template <typename T>
-OPTSERVE_SIMD_INLINE float LoadOne(const T* p) {
-  float lanes[kLanes];
-  Store(lanes, LoadFirst(p, 1));
-  return lanes[0];
-}
-
 // The sum of the lanes, as a tree: lane i and i + 8, then i and i + 4, i and i + 2, 0 and 1.
 OPTSERVE_SIMD_INLINE float ReduceAdd(F32x16 a) { return ReduceAdd(Add(LowHalf(a), HighHalf(a))); }
 OPTSERVE_SIMD_INLINE float ReduceMax(F32x16 a) { return ReduceMax(Max(LowHalf(a), HighHalf(a))); }
+
+// The sums of sixteen vectors at once: lane l is ReduceAdd(a[l]), by the same tree.
+OPTSERVE_SIMD_INLINE F32x16 ReduceAdd16(const F32x16 (&a)[16]) {
+#if defined(__AVX512F__)
+  // Halving sixteen vectors by shuffles that serve two at a time costs three instructions per sum instead of eight.
+  F32x16 quarter[4];  // [i] holds, for each j, the four partial sums of a[4 j + i]
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const F32x16 ab = Add(_mm512_shuffle_f32x4(a[i], a[4 + i], 0x44), _mm512_shuffle_f32x4(a[i], a[4 + i], 0xee));
+    const F32x16 cd =
+        Add(_mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x44), _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xee));
+    quarter[i] = Add(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  }
+  const F32x16 even = Add(_mm512_unpacklo_ps(quarter[0], quarter[1]), _mm512_unpackhi_ps(quarter[0], quarter[1]));
+  const F32x16 odd = Add(_mm512_unpacklo_ps(quarter[2], quarter[3]), _mm512_unpackhi_ps(quarter[2], quarter[3]));
+  const __m512d lo = _mm512_unpacklo_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd));
+  const __m512d hi = _mm512_unpackhi_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd));
+  return Add(_mm512_castpd_ps(lo), _mm512_castpd_ps(hi));
+#else
+  float sums[kLanes];
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes; ++l) sums[l] = ReduceAdd(a[l]);
+  return Load(sums);
+#endif
+}
 
 // e^x: relative error below 2e-7 down to the smallest normal number, 0 for x < -87.7, e^88 for x > 88, NaN for NaN.
 // Source: Cephes expf, S. Moshier.

@@ -12,6 +12,8 @@ namespace {
 // Columns of W that one thread takes at least: whole tiles of every size in linear_simd.cc, so that few are cut short.
 constexpr int64_t kGrain = 24;
 
+static_assert(kLinearScratchBytes <= static_cast<int64_t>(CpuContext::kScratchBytes));
+
 bool IsFloat(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
 
 LinearJob MakeJob(const LinearParams& p, const LinearPart& part) {
@@ -60,7 +62,7 @@ void Linear(const CpuContext& ctx, const LinearParams& p) {
       const int64_t to = end < first[i + 1] ? (end - first[i]) * kGrain : num_columns;
       if (from >= to) continue;
       OPTSERVE_SIMD_CALL(ctx.info.isa, LinearColumns)
-      (jobs[i], from, to, ctx.scratch(thread), CpuContext::kScratchBytes);
+      (jobs[i], from, to, ctx.scratch(thread));
     }
   });
 }

@@ -1,13 +1,20 @@
 #include "kernels/linear/linear_simd.h"
 
-// The one order in which every path below sums over K, and so the bits of an output whatever T is:
+// The one order in which an output is summed over K, and so its bits whatever T is:
 //
 //   lane l adds x[k] * w[k] for k = l, l + 16, l + 32, ... with one FMA each, starting from 0;
 //   the 16 lanes are then added by ReduceAdd's tree; then bias, activation, and what was in `out`.
 //
-// A tile of R rows of x by C rows of W shares its loads: one load feeds several FMAs. Up to kTileRows rows of x read W
-// where it lies, once, widening in registers; decoding is then bound by memory. With more rows, a group of W's rows is
-// widened once into scratch, in the order in which tiles read it, and all rows of x pass over it.
+// A tile of R rows of x by C rows of W shares its loads: with 8 x 3, 11 loads feed 24 FMAs, and the units that widen
+// f16 are not those that multiply. Tiles go over W like this:
+//
+//   for each group of W's rows that fits the L2 cache
+//     for each block of 8 rows of x                     the first one brings the group in from memory
+//       for each block of K                             8 rows of x stay in the L1 cache
+//         for each tile of the group                    sums that are not finished wait in scratch
+//
+// Tried and dropped: widening each group into scratch first, so that tiles load f32. On Zen 5 no faster at 1024 rows
+// than widening in every tile, and slower at 32, where the widening waits for memory and multiplies nothing.
 
 namespace optserve::OPTSERVE_ISA {
 namespace {
@@ -15,17 +22,25 @@ namespace {
 // Tiles as large as the accumulators that the registers hold: 32 of 512 bits, 16 of 256, 16 of 128.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8;
-constexpr int kTileColumns = 3;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 2;
-constexpr int kTileColumns = 3;
 #else
 constexpr int kTileRows = 1;
-constexpr int kTileColumns = 3;
 #endif
 
-// Depth that a tile covers at a time, so that kTileRows rows of x stay in the L1 cache while W's group passes by.
+// Few rows leave registers for more columns, so that as many FMAs are independent of each other.
+constexpr int TileColumns(int rows) { return kTileRows < 8 ? (rows == 1 ? 4 : 3) : rows == 1 ? 8 : rows <= 4 ? 6 : 3; }
+
 constexpr int64_t kDepthBlock = 1024;
+constexpr int64_t kGroupBytes = 256 << 10;  // a quarter of the L2 cache
+constexpr int64_t kGroupColumns = 480;      // at most
+constexpr int64_t kGroupUnit = 24;          // a group is a multiple of every tile's columns
+
+// What one call needs of the scratch memory.
+struct Scratch {
+  F32x16 partial[kTileRows * kGroupColumns];      // sums of tiles between blocks of K
+  float sums[kTileRows][kGroupColumns + kLanes];  // finished sums; a row ends with room for what Reduce spills
+};
 
 // Stops the compiler from folding a load into each of its uses: the FMAs of a tile would wait for the load ports.
 OPTSERVE_SIMD_INLINE F32x16 InRegister(F32x16 a) {
@@ -35,23 +50,6 @@ OPTSERVE_SIMD_INLINE F32x16 InRegister(F32x16 a) {
   return a;
 }
 
-// Where a tile finds row c of its C rows of W at step i, which covers k = 16 i ... 16 i + 15.
-template <typename T>
-struct MappedRows {
-  const T* data;
-  int64_t stride;
-  OPTSERVE_SIMD_INLINE F32x16 At(int64_t i, int c) const { return Load(data + c * stride + i * kLanes); }
-  OPTSERVE_SIMD_INLINE F32x16 FirstAt(int64_t i, int c, int64_t n) const {
-    return LoadFirst(data + c * stride + i * kLanes, n);
-  }
-};
-
-struct PackedRows {
-  const float* data;  // [steps, kTileColumns, 16], zeros past K
-  OPTSERVE_SIMD_INLINE F32x16 At(int64_t i, int c) const { return Load(data + (i * kTileColumns + c) * kLanes); }
-  OPTSERVE_SIMD_INLINE F32x16 FirstAt(int64_t i, int c, int64_t) const { return At(i, c); }
-};
-
 template <int R, int C>
 struct Tile {
   F32x16 sum[R][C];
@@ -59,22 +57,36 @@ struct Tile {
 
 template <int R, int C>
 OPTSERVE_SIMD_INLINE void Clear(Tile<R, C>& tile) {
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) tile.sum[r][c] = Zero();
-  }
+#pragma GCC unroll 24
+  for (int i = 0; i < R * C; ++i) tile.sum[i / C][i % C] = Zero();
 }
 
-// Adds the products of `depth` elements to the tile.
-template <int R, int C, typename Weights>
-OPTSERVE_SIMD_INLINE void Accumulate(const float* x, int64_t x_stride, const Weights& w, int64_t depth,
+template <int R, int C>
+OPTSERVE_SIMD_INLINE void Save(const Tile<R, C>& tile, F32x16* to) {
+#pragma GCC unroll 24
+  for (int i = 0; i < R * C; ++i) to[i] = tile.sum[i / C][i % C];
+}
+
+template <int R, int C>
+OPTSERVE_SIMD_INLINE void Restore(const F32x16* from, Tile<R, C>& tile) {
+#pragma GCC unroll 24
+  for (int i = 0; i < R * C; ++i) tile.sum[i / C][i % C] = from[i];
+}
+
+// Adds the products of `depth` elements to the tile. With kPrefetch asks memory for W two tiles ahead: the processor's
+// own prefetchers follow so many short rows too late.
+template <bool kPrefetch, int R, int C, typename T>
+OPTSERVE_SIMD_INLINE void Accumulate(const float* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t depth,
                                      Tile<R, C>& tile) {
   const int64_t steps = depth / kLanes;
   for (int64_t i = 0; i < steps; ++i) {
     F32x16 column[C];
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) column[c] = InRegister(w.At(i, c));
+    for (int c = 0; c < C; ++c) {
+      const T* at = w + c * w_stride + i * kLanes;
+      if constexpr (kPrefetch) __builtin_prefetch(at + 2 * C * w_stride);
+      column[c] = InRegister(Load(at));
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const F32x16 row = InRegister(Load(x + r * x_stride + i * kLanes));
@@ -83,180 +95,137 @@ OPTSERVE_SIMD_INLINE void Accumulate(const float* x, int64_t x_stride, const Wei
     }
   }
   if (const int64_t rest = depth % kLanes; rest > 0) {
+    F32x16 column[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) column[c] = LoadFirst(w + c * w_stride + steps * kLanes, rest);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const F32x16 row = LoadFirst(x + r * x_stride + steps * kLanes, rest);
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) tile.sum[r][c] = Fma(row, w.FirstAt(steps, c, rest), tile.sum[r][c]);
+      for (int c = 0; c < C; ++c) tile.sum[r][c] = Fma(row, column[c], tile.sum[r][c]);
     }
   }
 }
 
-inline float Activate(float x, Activation activation) {
-  if (activation == Activation::kRelu) return x < 0.0f ? 0.0f : x;  // keeps NaN
-  if (activation == Activation::kGelu) return 0.5f * x * (1.0f + __builtin_erff(x * 0.70710678118654752f));
+// sums[r][c] = the sum of the lanes of tile.sum[r][c]. Writes up to 16 floats past sums[r][C]: tiles are finished from
+// left to right, and the next one writes over them.
+template <int R, int C>
+OPTSERVE_SIMD_INLINE void Reduce(const Tile<R, C>& tile, float* sums, int64_t stride) {
+  constexpr int kRows = R == 1 ? 1 : 4;  // of the sixteen sums per ReduceAdd16
+  constexpr int kColumns = kLanes / kRows;
+#pragma GCC unroll 2
+  for (int row = 0; row < R; row += kRows) {
+#pragma GCC unroll 2
+    for (int column = 0; column < C; column += kColumns) {
+      F32x16 a[kLanes];
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes; ++l) {
+        const int r = row + l / kColumns, c = column + l % kColumns;
+        a[l] = tile.sum[r < R ? r : R - 1][c < C ? c : C - 1];  // past the tile's edge: anything
+      }
+      float reduced[kLanes];
+      Store(reduced, ReduceAdd16(a));
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        if (row + r < R)
+          std::memcpy(sums + (row + r) * stride + column, reduced + r * kColumns, kColumns * sizeof(float));
+      }
+    }
+  }
+}
+
+// Sixteen elements of the bias from `column`, or the first n of them.
+OPTSERVE_SIMD_INLINE F32x16 Bias(const LinearJob& job, int64_t column, int64_t n) {
+  if (job.bias == nullptr) return Zero();
+  if (job.bias_dtype == DType::kF32) return LoadFirst(static_cast<const float*>(job.bias) + column, n);
+  if (job.bias_dtype == DType::kF16) return LoadFirst(static_cast<const F16*>(job.bias) + column, n);
+  return LoadFirst(static_cast<const BF16*>(job.bias) + column, n);
+}
+
+OPTSERVE_SIMD_INLINE F32x16 Activate(F32x16 x, Activation activation) {
+  if (activation == Activation::kRelu) return Max(Zero(), x);  // keeps NaN
+  if (activation == Activation::kGelu) {
+    float lanes[kLanes];
+    Store(lanes, x);
+    for (float& v : lanes) v = 0.5f * v * (1.0f + __builtin_erff(v * 0.70710678118654752f));
+    return Load(lanes);
+  }
   return x;
 }
 
-inline float BiasAt(const LinearJob& job, int64_t column) {
-  if (job.bias == nullptr) return 0.0f;
-  if (job.bias_dtype == DType::kF32) return LoadOne(static_cast<const float*>(job.bias) + column);
-  if (job.bias_dtype == DType::kF16) return LoadOne(static_cast<const F16*>(job.bias) + column);
-  return LoadOne(static_cast<const BF16*>(job.bias) + column);
-}
-
-// Adds the lanes up and writes the first `columns` columns of the tile, whose corner is out[row, column].
-template <int R, int C>
-OPTSERVE_SIMD_INLINE void Finish(const LinearJob& job, const Tile<R, C>& tile, int64_t row, int64_t column,
-                                 int columns) {
-  float sums[R][C];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) sums[r][c] = ReduceAdd(tile.sum[r][c]);
-  }
-  for (int c = 0; c < columns; ++c) {
-    const float bias = BiasAt(job, column + c);
-    for (int r = 0; r < R; ++r) {
-      float* out = job.out + (row + r) * job.out_stride + column + c;
-      const float y = Activate(sums[r][c] + bias, job.activation);
-      *out = job.accumulate ? *out + y : y;
-    }
+void WriteRow(const LinearJob& job, int64_t row, int64_t begin, int64_t columns, const float* sums) {
+  float* out = job.out + row * job.out_stride + begin;
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+    F32x16 y = Activate(Add(Load(sums + c), Bias(job, begin + c, n)), job.activation);
+    if (job.accumulate) y = Add(LoadFirst(out + c, n), y);
+    StoreFirst(out + c, n, y);
   }
 }
 
-// ---------------------------------------------------------------- few rows: W read where it lies
-
-template <int R, int C, typename T>
-OPTSERVE_SIMD_INLINE void MappedTile(const LinearJob& job, int64_t column) {
-  const MappedRows<T> w{static_cast<const T*>(job.weight) + column * job.weight_stride, job.weight_stride};
-  Tile<R, C> tile;
-  Clear(tile);
-  Accumulate(job.x, job.x_stride, w, job.depth, tile);
-  Finish(job, tile, 0, column, C);
-}
-
-// Few rows leave registers free for more columns, and so for more loads of W under way.
-template <int R>
-constexpr int MappedColumns() {
-  return kTileRows == 8 ? (R == 1 ? 8 : R <= 4 ? 6 : kTileColumns) : (R == 1 ? 4 : kTileColumns);
-}
-
-template <int R, typename T>
-void MappedRange(const LinearJob& job, int64_t begin, int64_t end) {
-  constexpr int kColumns = MappedColumns<R>();
-  int64_t column = begin;
-  for (; column + kColumns <= end; column += kColumns) MappedTile<R, kColumns, T>(job, column);
-  for (; column < end; ++column) MappedTile<R, 1, T>(job, column);
-}
-
-// ---------------------------------------------------------------- many rows: W widened once per group
-
-// Columns [begin, begin + columns) of W, as tiles of [steps, kTileColumns, 16]. Missing columns are 0.
-template <typename T>
-void Pack(const LinearJob& job, int64_t begin, int64_t columns, float* packed) {
-  const int64_t steps = job.depth / kLanes;
-  const int64_t rest = job.depth % kLanes;
-  for (int64_t tile = 0; tile * kTileColumns < columns; ++tile) {
-    for (int c = 0; c < kTileColumns; ++c) {
-      const int64_t column = tile * kTileColumns + c;
-      const T* w = static_cast<const T*>(job.weight) + (begin + column) * job.weight_stride;
-      float* to = packed + c * kLanes;
-      if (column < columns) {
-        for (int64_t i = 0; i < steps; ++i) Store(to + i * kTileColumns * kLanes, Load(w + i * kLanes));
-        if (rest > 0) Store(to + steps * kTileColumns * kLanes, LoadFirst(w + steps * kLanes, rest));
-      } else {
-        for (int64_t i = 0; i < steps + (rest > 0); ++i) Store(to + i * kTileColumns * kLanes, Zero());
-      }
-    }
-    packed += (steps + (rest > 0)) * kTileColumns * kLanes;
-  }
-}
-
-// R rows of x, from `row`, against a packed group. `partial` keeps the tiles between blocks of depth.
-template <int R>
-void PackedRowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns, const float* packed,
-                    F32x16* partial) {
-  const int64_t tile_floats = (job.depth + kLanes - 1) / kLanes * kLanes * kTileColumns;
+// R rows of x, from `row`, by the group of columns [begin, begin + columns).
+template <bool kPrefetch, int R, typename T>
+void RowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns, Scratch* scratch) {
+  constexpr int C = TileColumns(R);
+  const float* x = job.x + row * job.x_stride;
+  const T* weight = static_cast<const T*>(job.weight) + begin * job.weight_stride;
   for (int64_t k = 0; k < job.depth; k += kDepthBlock) {
     const int64_t depth = job.depth - k < kDepthBlock ? job.depth - k : kDepthBlock;
-    for (int64_t t = 0; t * kTileColumns < columns; ++t) {
-      F32x16* kept = partial + t * kTileRows * kTileColumns;
-      Tile<R, kTileColumns> tile;
+    const auto run_tile = [&]<int kColumns>(int64_t column) __attribute__((always_inline)) {
+      Tile<R, kColumns> tile;
+      F32x16* partial = scratch->partial + column * R;
       if (k == 0) {
         Clear(tile);
       } else {
-#pragma GCC unroll 24
-        for (int i = 0; i < R * kTileColumns; ++i) tile.sum[i / kTileColumns][i % kTileColumns] = kept[i];
+        Restore(partial, tile);
       }
-      const PackedRows w{packed + t * tile_floats + k * kTileColumns};
-      Accumulate(job.x + row * job.x_stride + k, job.x_stride, w, depth, tile);
+      Accumulate<kPrefetch>(x + k, job.x_stride, weight + column * job.weight_stride + k, job.weight_stride, depth,
+                            tile);
       if (k + depth < job.depth) {
-#pragma GCC unroll 24
-        for (int i = 0; i < R * kTileColumns; ++i) kept[i] = tile.sum[i / kTileColumns][i % kTileColumns];
+        Save(tile, partial);
       } else {
-        const int64_t left = columns - t * kTileColumns;
-        Finish(job, tile, row, begin + t * kTileColumns, left < kTileColumns ? static_cast<int>(left) : kTileColumns);
+        Reduce(tile, &scratch->sums[0][column], kGroupColumns + kLanes);
       }
-    }
+    };
+    int64_t column = 0;
+    for (; column + C <= columns; column += C) run_tile.template operator()<C>(column);
+    for (; column < columns; ++column) run_tile.template operator()<1>(column);
   }
+  for (int r = 0; r < R; ++r) WriteRow(job, row + r, begin, columns, scratch->sums[r]);
 }
 
-// ---------------------------------------------------------------- which of the two, and how many rows in the last
-// block
-
-template <int R>
-struct RowCount {
-  static constexpr int value = R;
-};
-
-// Calls f(RowCount<rows>()) for 1 <= rows <= kTileRows.
-template <int R = kTileRows, typename F>
-OPTSERVE_SIMD_INLINE void WithRowCount(int64_t rows, const F& f) {
-  if (rows == R) return f(RowCount<R>());
-  if constexpr (R > 1) WithRowCount<R - 1>(rows, f);
+template <bool kPrefetch, typename T, int R = kTileRows>
+OPTSERVE_SIMD_INLINE void AnyRowBlock(const LinearJob& job, int64_t row, int64_t rows, int64_t begin, int64_t columns,
+                                      Scratch* scratch) {
+  if (rows == R) return RowBlock<kPrefetch, R, T>(job, row, begin, columns, scratch);
+  if constexpr (R > 1) AnyRowBlock<kPrefetch, T, R - 1>(job, row, rows, begin, columns, scratch);
 }
 
 template <typename T>
-void Columns(const LinearJob& job, int64_t begin, int64_t end, std::byte* scratch, int64_t scratch_bytes) {
-  if (job.num_rows <= kTileRows) {
-    WithRowCount(job.num_rows, [&](auto rows) { MappedRange<decltype(rows)::value, T>(job, begin, end); });
-    return;
-  }
-  // Scratch: the packed group, then the partial tiles.
-  const int64_t steps = (job.depth + kLanes - 1) / kLanes;
-  const int64_t tile_bytes = steps * kTileColumns * kLanes * static_cast<int64_t>(sizeof(float));
-  const int64_t partial_bytes = kTileRows * kTileColumns * static_cast<int64_t>(sizeof(F32x16));
-  const int64_t tiles = scratch_bytes / 2 / (tile_bytes + partial_bytes);
-  if (tiles == 0) {  // deeper than scratch is wide: W from where it lies, tile rows at a time
+void Columns(const LinearJob& job, int64_t begin, int64_t end, Scratch* scratch) {
+  const int64_t fitting = kGroupBytes / (job.depth * static_cast<int64_t>(sizeof(T))) / kGroupUnit * kGroupUnit;
+  const int64_t group = fitting < kGroupUnit ? kGroupUnit : fitting > kGroupColumns ? kGroupColumns : fitting;
+  for (int64_t column = begin; column < end; column += group) {
+    const int64_t columns = end - column < group ? end - column : group;
     for (int64_t row = 0; row < job.num_rows; row += kTileRows) {
-      LinearJob block = job;
-      block.x += row * job.x_stride;
-      block.out += row * job.out_stride;
-      block.num_rows = job.num_rows - row < kTileRows ? job.num_rows - row : kTileRows;
-      Columns<T>(block, begin, end, scratch, scratch_bytes);
-    }
-    return;
-  }
-  float* packed = reinterpret_cast<float*>(scratch);
-  F32x16* partial = reinterpret_cast<F32x16*>(scratch + tiles * tile_bytes);
-  for (int64_t column = begin; column < end; column += tiles * kTileColumns) {
-    const int64_t columns = end - column < tiles * kTileColumns ? end - column : tiles * kTileColumns;
-    Pack<T>(job, column, columns, packed);
-    for (int64_t row = 0; row < job.num_rows; row += kTileRows) {
-      WithRowCount(job.num_rows - row < kTileRows ? job.num_rows - row : kTileRows, [&](auto rows) {
-        PackedRowBlock<decltype(rows)::value>(job, row, column, columns, packed, partial);
-      });
+      const int64_t rows = job.num_rows - row < kTileRows ? job.num_rows - row : kTileRows;
+      if (row == 0) {
+        AnyRowBlock<true, T>(job, row, rows, column, columns, scratch);
+      } else {
+        AnyRowBlock<false, T>(job, row, rows, column, columns, scratch);
+      }
     }
   }
 }
 
 }  // namespace
 
-void LinearColumns(const LinearJob& job, int64_t begin, int64_t end, std::byte* scratch, int64_t scratch_bytes) {
-  if (job.weight_dtype == DType::kF16) return Columns<F16>(job, begin, end, scratch, scratch_bytes);
-  if (job.weight_dtype == DType::kBF16) return Columns<BF16>(job, begin, end, scratch, scratch_bytes);
-  Columns<float>(job, begin, end, scratch, scratch_bytes);
+void LinearColumns(const LinearJob& job, int64_t begin, int64_t end, std::byte* scratch_memory) {
+  static_assert(sizeof(Scratch) <= kLinearScratchBytes);
+  Scratch* scratch = reinterpret_cast<Scratch*>(scratch_memory);
+  if (job.weight_dtype == DType::kF16) return Columns<F16>(job, begin, end, scratch);
+  if (job.weight_dtype == DType::kBF16) return Columns<BF16>(job, begin, end, scratch);
+  Columns<float>(job, begin, end, scratch);
 }
 
 }  // namespace optserve::OPTSERVE_ISA

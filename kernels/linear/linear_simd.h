@@ -26,8 +26,10 @@ struct LinearJob {
   bool accumulate = false;
 };
 
-// Columns [begin, end) of out, with `scratch_bytes` of memory aligned to 64 bytes.
-OPTSERVE_SIMD_FUNCTION(void LinearColumns(const LinearJob& job, int64_t begin, int64_t end, std::byte* scratch,
-                                          int64_t scratch_bytes))
+// Memory that LinearColumns works in, aligned to 64 bytes.
+inline constexpr int64_t kLinearScratchBytes = 512 << 10;
+
+// Columns [begin, end) of out.
+OPTSERVE_SIMD_FUNCTION(void LinearColumns(const LinearJob& job, int64_t begin, int64_t end, std::byte* scratch))
 
 }  // namespace optserve

@@ -181,6 +181,7 @@ constexpr auto kStreamOptions = std::to_array<std::pair<std::string_view, bool R
 
 std::string BoundsText(const FieldBounds& bounds) {
   if (!bounds.excludes_min) return fmt::format("between {} and {}", bounds.min, bounds.max);
+  if (bounds.max == kFloatMax) return fmt::format("greater than {}", bounds.min);
   return fmt::format("greater than {} and at most {}", bounds.min, bounds.max);
 }
 

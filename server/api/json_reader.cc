@@ -46,6 +46,8 @@ NumberToken ScanNumber(std::string_view text) {
     if (pos < text.size() && (text[pos] == '+' || text[pos] == '-')) ++pos;
     if (digits() == 0) return {};
   }
+  constexpr std::string_view kEnds = ",]} \n\r\t";
+  if (pos < text.size() && kEnds.find(text[pos]) == std::string_view::npos) return {};  // 0x1, 1.2.3
   return {.num_bytes = pos, .is_plain_integer = is_plain_integer};
 }
 
@@ -320,7 +322,7 @@ bool JsonReader::Fail(size_t position, std::string_view what) {
 }
 
 bool JsonReader::FailInValue(size_t position, std::string_view what) {
-  is_value_error_ = is_value_error_ || ok();
+  is_value_error_ = is_value_error_ || (ok() && depth_ > 0);
   return Fail(position, what);
 }
 

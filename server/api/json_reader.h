@@ -64,8 +64,8 @@ class JsonReader {
   bool ok() const { return status_.ok(); }
   const absl::Status& status() const { return status_; }
 
-  // Whether the error is inside of a value (a number out of range, a lone surrogate, NaN) and not in the structure
-  // around it: then the field that holds the value is to blame.
+  // Whether the error is inside of a member's value (a number out of range, a lone surrogate, NaN) and not in the
+  // structure around it: then the field that holds the value is to blame.
   bool is_value_error() const { return is_value_error_; }
 
   // Bytes read so far.

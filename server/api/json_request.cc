@@ -134,8 +134,11 @@ absl::Status ReadFields(std::string_view body, const JsonDecodeOptions& options,
   constexpr size_t kMaxFields = 1024;
   JsonReader json(body);
   FieldReader reader(json);
-  OPTSERVE_RETURN_IF_ERROR(reader.Expect(Kind::kObject, "the body", "a JSON object"));
-  json.EnterObject();
+  const Kind kind = json.Peek();
+  if (kind != Kind::kObject && kind != Kind::kNone) {
+    return InvalidArgument("the body must be a JSON object, not {}", KindName(kind));
+  }
+  json.EnterObject();  // or makes the error
   std::unordered_set<std::string> seen;
   std::string name;
   while (json.NextKey(name)) {

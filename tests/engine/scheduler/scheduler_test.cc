@@ -296,13 +296,13 @@ TEST(SchedulerTest, RowThatIsNotFiniteFailsItsSequenceAlone) {
   EXPECT_EQ(harness.scheduler().blocks().num_used(), 0);
 }
 
-TEST(SchedulerTest, FailAllEndsEverything) {
+TEST(SchedulerTest, EndAllEndsEverything) {
   SchedulerHarness harness({.max_num_seqs = 2});
   for (RequestId id = 1; id <= 3; ++id) {
     harness.Add({.id = id, .prompt = MakePrompt(4, id), .max_tokens = 9, .num_choices = 2});
   }
   harness.Step();
-  harness.scheduler().FailAll(absl::UnavailableError("gone"));
+  harness.scheduler().EndAll({.finish = FinishReason::kError, .error = absl::UnavailableError("gone")});
   EXPECT_EQ(harness.scheduler().events().size(), 6);
   for (const Scheduler::Event& event : harness.scheduler().events()) {
     EXPECT_EQ(event.event.finish, FinishReason::kError);

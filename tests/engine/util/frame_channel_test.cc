@@ -79,10 +79,12 @@ TEST(FrameChannelTest, SendNeitherWaitsNorFailsWhenNobodyReads) {
   FrameChannel left(a);
   auto right = std::make_unique<FrameChannel>(b);
   for (int i = 0; i < 16; ++i) left.Send(std::string(1 << 20, 'x'));
-  EXPECT_GT(left.queued_bytes(), 8u << 20);
+  EXPECT_TRUE(left.WaitForRoom(17 << 20, std::chrono::milliseconds(0)));
+  EXPECT_FALSE(left.WaitForRoom(8 << 20, std::chrono::milliseconds(1)));
   right.reset();
   EXPECT_FALSE(left.Receive().ok());
   left.Flush();  // returns: the peer has gone
+  EXPECT_TRUE(left.WaitForRoom(0, std::chrono::milliseconds(0)));
   left.Send("x");
 }
 

@@ -1,0 +1,241 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <utility>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+
+namespace optserve {
+namespace {
+
+// CLOCK_MONOTONIC, which deadlines are on.
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+absl::Status ShuttingDown() {
+  return WithRetryAfter(WithErrorCode(Unavailable("the server is shutting down"), "shutting_down"), 1);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Start(const EngineConfig& config,
+                                                                std::unique_ptr<Executor> executor,
+                                                                const LoadProgress& progress) {
+  std::unique_ptr<LocalEngine> engine(new LocalEngine(config, std::move(executor)));
+  // One thread calls the executor, from the beginning.
+  std::promise<absl::Status> started;
+  std::future<absl::Status> start_status = started.get_future();
+  engine->thread_ = std::thread([engine = engine.get(), &progress, started = std::move(started)]() mutable {
+    const absl::Status status = engine->StartExecutor(progress);
+    const bool is_ready = status.ok();
+    started.set_value(status);
+    if (is_ready) engine->Run();
+  });
+  OPTSERVE_RETURN_IF_ERROR(start_status.get());
+  return engine;
+}
+
+LocalEngine::LocalEngine(const EngineConfig& config, std::unique_ptr<Executor> executor)
+    : config_(config), executor_(std::move(executor)) {}
+
+LocalEngine::~LocalEngine() {
+  {
+    const std::lock_guard lock(mu_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+absl::Status LocalEngine::StartExecutor(const LoadProgress& progress) {
+  OPTSERVE_ASSIGN_OR_RETURN(StartResult started, executor_->Start(progress));
+  model_ = std::move(started.model);
+  model_.max_num_seqs = config_.max_num_seqs;
+  model_.kv_tokens = int64_t{started.kv.num_blocks} * started.kv.block_size;
+  scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{.num_blocks = started.kv.num_blocks,
+                                                            .block_size = started.kv.block_size,
+                                                            .max_num_seqs = config_.max_num_seqs,
+                                                            .max_num_batched_tokens = config_.max_num_batched_tokens});
+  Publish();
+  return absl::OkStatus();
+}
+
+// The engine's thread; readers start here.
+void LocalEngine::Run() {
+  while (TakeInbox()) {
+    const StepPlan& plan = scheduler_->PlanStep(NowNs());
+    if (!plan.slices.empty()) {
+      const int64_t start_ns = NowNs();
+      absl::StatusOr<StepResult> result = executor_->Execute(plan);
+      if (!result.ok()) {
+        const absl::Status& error = result.status();
+        return Stop(
+            FinishReason::kError,
+            WithErrorCode(Unavailable("the engine has stopped: {}", std::string(error.message())), "engine_dead"));
+      }
+      counters_.last_step_seconds = static_cast<double>(NowNs() - start_ns) / 1e9;
+      counters_.last_step_tokens = static_cast<int32_t>(plan.token_ids.size());
+      counters_.step_seconds += counters_.last_step_seconds;
+      counters_.steps = plan.step;
+      scheduler_->Commit(std::move(*result));
+    }
+    Publish();
+    DeliverEvents();
+  }
+  Stop(FinishReason::kCancelled, absl::OkStatus());
+}
+
+bool LocalEngine::TakeInbox() {
+  {
+    std::unique_lock lock(mu_);
+    wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return stopping_ || !inbox_.empty() || scheduler_->HasWork();
+    });
+    if (stopping_) return false;
+    taken_.swap(inbox_);
+  }
+  for (Command& command : taken_) Apply(std::move(command));
+  taken_.clear();
+  return true;
+}
+
+void LocalEngine::Apply(Command command) {
+  if (auto* submit = std::get_if<SubmitCommand>(&command)) {
+    const uint32_t slot = SlotOf(std::move(submit->sink));
+    ++sinks_[slot].num_requests;
+    scheduler_->Add(std::move(submit->request), slot);
+    return;
+  }
+  const CancelCommand& cancel = std::get<CancelCommand>(command);
+  if (cancel.choice.has_value()) {
+    scheduler_->CancelChoice(cancel.id, *cancel.choice);
+  } else {
+    scheduler_->Cancel(cancel.id);
+  }
+}
+
+void LocalEngine::Stop(FinishReason reason, const absl::Status& error) {
+  {
+    const std::lock_guard lock(mu_);
+    health_ = error.ok() ? ShuttingDown() : error;
+    taken_.swap(inbox_);
+  }
+  for (Command& command : taken_) Apply(std::move(command));
+  taken_.clear();
+  scheduler_->EndAll({.finish = reason, .error = error});
+  Publish();
+  DeliverEvents();
+}
+
+void LocalEngine::Publish() {
+  const SchedulerStats& scheduled = scheduler_->stats();
+  counters_.running = scheduler_->num_running();
+  counters_.waiting = scheduler_->num_waiting();
+  counters_.blocks_total = scheduler_->blocks().num_blocks();
+  counters_.blocks_used = scheduler_->blocks().num_used();
+  counters_.prompt_tokens = scheduled.prompt_tokens;
+  counters_.generated_tokens = scheduled.generated_tokens;
+  counters_.preemptions = scheduled.preemptions;
+  counters_.nonfinite_rows = scheduled.nonfinite_rows;
+  const int64_t now_ns = NowNs();
+
+  const std::lock_guard lock(mu_);
+  stats_ = counters_;
+  for (const Scheduler::Event& event : scheduler_->events()) {
+    if (event.request_done) live_.erase(event.event.request);
+  }
+  num_queued_ = scheduler_->num_queued_requests();
+  for (const Command& command : inbox_) num_queued_ += std::holds_alternative<SubmitCommand>(command) ? 1 : 0;
+  drain_rate_.Update(now_ns, scheduled.queue_departures, num_queued_);
+}
+
+void LocalEngine::DeliverEvents() {
+  for (Scheduler::Event& event : scheduler_->events()) {
+    SinkSlot& slot = sinks_[event.owner];
+    if (slot.events.empty()) touched_slots_.push_back(event.owner);
+    slot.events.push_back(std::move(event.event));
+    if (event.request_done) --slot.num_requests;
+  }
+  scheduler_->events().clear();
+  for (const uint32_t index : touched_slots_) {
+    SinkSlot& slot = sinks_[index];
+    slot.sink->OnEvents(std::exchange(slot.events, {}));
+    if (slot.num_requests > 0) continue;
+    slots_.erase(slot.sink.get());
+    slot.sink.reset();
+    free_slots_.push_back(index);
+  }
+  touched_slots_.clear();
+}
+
+uint32_t LocalEngine::SlotOf(std::shared_ptr<TokenSink> sink) {
+  const auto [entry, is_new] = slots_.try_emplace(sink.get(), static_cast<uint32_t>(sinks_.size()));
+  if (!is_new) return entry->second;
+  if (free_slots_.empty()) {
+    sinks_.emplace_back();
+  } else {
+    entry->second = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  sinks_[entry->second].sink = std::move(sink);
+  return entry->second;
+}
+
+absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+  OPTSERVE_RETURN_IF_ERROR(CheckRequest(request, model_));
+  {
+    const std::lock_guard lock(mu_);
+    if (!health_.ok()) return health_;
+    if (draining_ || stopping_) return ShuttingDown();
+    OPTSERVE_RETURN_IF_ERROR(RefusalForQueue());
+    if (!live_.insert(request.id).second) return InvalidArgument("request id {} is in use", request.id);
+    ++num_queued_;
+    inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink)});
+  }
+  wake_.notify_one();
+  return absl::OkStatus();
+}
+
+absl::Status LocalEngine::RefusalForQueue() const {
+  // Who can start at once does not wait.
+  const int64_t limit = config_.max_queue + std::max(config_.max_num_seqs - stats_.running, 0);
+  if (num_queued_ < limit) return absl::OkStatus();
+  return WithRetryAfter(ResourceExhausted("the queue is full: {} requests wait; try again later", num_queued_),
+                        drain_rate_.SecondsToDrain(NowNs(), num_queued_));
+}
+
+void LocalEngine::Cancel(RequestId id) { EnqueueCancel({.id = id}); }
+
+void LocalEngine::CancelChoice(RequestId id, int32_t choice) { EnqueueCancel({.id = id, .choice = choice}); }
+
+void LocalEngine::EnqueueCancel(CancelCommand command) {
+  {
+    const std::lock_guard lock(mu_);
+    if (!live_.contains(command.id)) return;
+    inbox_.emplace_back(command);
+  }
+  wake_.notify_one();
+}
+
+void LocalEngine::Drain() {
+  const std::lock_guard lock(mu_);
+  draining_ = true;
+}
+
+EngineStats LocalEngine::Stats() const {
+  const std::lock_guard lock(mu_);
+  return stats_;
+}
+
+absl::Status LocalEngine::Health() const {
+  const std::lock_guard lock(mu_);
+  return health_;
+}
+
+}  // namespace optserve

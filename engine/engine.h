@@ -1,0 +1,107 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <variant>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "engine/drain_rate.h"
+#include "engine/engine_client.h"
+#include "engine/executor/executor.h"
+#include "engine/scheduler/scheduler.h"
+
+namespace optserve {
+
+// The engine in this process: a scheduler, an executor, and the thread that goes round between them.
+//
+// Threads  any thread calls the public functions; none of them waits for a step. Sinks are called on the engine's
+//          thread, without a lock: they may call back.
+class LocalEngine : public EngineClient {
+ public:
+  // Starts `executor` and the engine's thread; returns when the model is ready. Errors are Executor::Start's.
+  static absl::StatusOr<std::unique_ptr<LocalEngine>> Start(const EngineConfig& config,
+                                                            std::unique_ptr<Executor> executor,
+                                                            const LoadProgress& progress);
+
+  // Ends what is unfinished with kCancelled.
+  ~LocalEngine() override;
+
+  const ModelInfo& model() const override { return model_; }
+  absl::Status Submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) override;
+  void Cancel(RequestId id) override;
+  void CancelChoice(RequestId id, int32_t choice) override;
+  void Drain() override;
+  EngineStats Stats() const override;
+  absl::Status Health() const override;
+
+ private:
+  // What other threads ask of the engine's, in the order in which they asked.
+  struct SubmitCommand {
+    GenerateRequest request;
+    std::shared_ptr<TokenSink> sink;
+  };
+  struct CancelCommand {
+    RequestId id = 0;
+    std::optional<int32_t> choice;  // none: all
+  };
+  using Command = std::variant<SubmitCommand, CancelCommand>;
+
+  // A sink and what the step has for it; `owner` of the scheduler's events is its place in sinks_.
+  struct SinkSlot {
+    std::shared_ptr<TokenSink> sink;
+    int32_t num_requests = 0;  // that are not done
+    std::vector<TokenEvent> events;
+  };
+
+  LocalEngine(const EngineConfig& config, std::unique_ptr<Executor> executor);
+
+  absl::Status StartExecutor(const LoadProgress& progress);
+  void Run();
+  // Waits until there is something to do and takes the inbox in. False: the engine is to stop.
+  bool TakeInbox();
+  void Apply(Command command);
+  // Ends everything and lets nothing more in.
+  void Stop(FinishReason reason, const absl::Status& error);
+  // Lets other threads see what has changed, then hands out the events: one call for each sink.
+  void Publish();
+  void DeliverEvents();
+  void EnqueueCancel(CancelCommand command);
+  uint32_t SlotOf(std::shared_ptr<TokenSink> sink);
+  absl::Status RefusalForQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const EngineConfig config_;
+  const std::unique_ptr<Executor> executor_;
+  ModelInfo model_;
+
+  // The engine's thread only.
+  std::unique_ptr<Scheduler> scheduler_;
+  EngineStats counters_;
+  std::vector<Command> taken_;
+  std::vector<SinkSlot> sinks_;
+  std::vector<uint32_t> free_slots_;
+  std::unordered_map<TokenSink*, uint32_t> slots_;
+  std::vector<uint32_t> touched_slots_;
+
+  mutable std::mutex mu_;
+  std::condition_variable wake_;
+  std::vector<Command> inbox_ ABSL_GUARDED_BY(mu_);
+  std::unordered_set<RequestId> live_ ABSL_GUARDED_BY(mu_);
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status health_ ABSL_GUARDED_BY(mu_);
+  EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  // Requests that have not started, those in the inbox included.
+  int64_t num_queued_ ABSL_GUARDED_BY(mu_) = 0;
+  DrainRate drain_rate_ ABSL_GUARDED_BY(mu_);
+
+  std::thread thread_;
+};
+
+}  // namespace optserve

@@ -1,0 +1,81 @@
+#include "kernels/backend_cpu.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <string>
+
+#include "kernels/common/check.h"
+#include "kernels/common/cpu_context.h"
+
+namespace optserve {
+namespace {
+
+// Anonymous pages: zeroed by the kernel, and taken from the machine when first touched.
+class CpuBuffer final : public Buffer {
+ public:
+  CpuBuffer(void* data, size_t size) : data_(data), size_(size) {}
+  ~CpuBuffer() override { munmap(data_, size_); }
+  CpuBuffer(const CpuBuffer&) = delete;
+  CpuBuffer& operator=(const CpuBuffer&) = delete;
+
+  void* data() const override { return data_; }
+  size_t size() const override { return size_; }
+
+ private:
+  void* data_;
+  size_t size_;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(const DeviceInfo& device) : ctx_(device) {}
+
+  const DeviceInfo& info() const override { return ctx_.info; }
+
+  absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
+    if (bytes == 0) bytes = 1;
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (data == MAP_FAILED) {
+      return absl::ResourceExhaustedError("the system refuses " + std::to_string(bytes) +
+                                          " bytes of memory: " + std::strerror(errno));
+    }
+    madvise(data, bytes, MADV_HUGEPAGE);  // advice only: fewer TLB misses where the system grants it
+    return std::make_unique<CpuBuffer>(data, bytes);
+  }
+
+  absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override { return host; }
+
+  void CopyIn(const TensorView& dst, const void* host) override {
+    OPTSERVE_CHECK(dst.is_contiguous());
+    std::memcpy(dst.data, host, dst.num_bytes());
+  }
+  void CopyOut(void* host, const TensorView& src) override {
+    OPTSERVE_CHECK(src.is_contiguous());
+    std::memcpy(host, src.data, src.num_bytes());
+  }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+
+  void Embedding(const EmbeddingParams& p) override { cpu::Embedding(ctx_, p); }
+  void PositionEmbedding(const PositionEmbeddingParams& p) override { cpu::PositionEmbedding(ctx_, p); }
+  void LayerNorm(const LayerNormParams& p) override { cpu::LayerNorm(ctx_, p); }
+  void AddBiasResidual(const AddBiasResidualParams& p) override { cpu::AddBiasResidual(ctx_, p); }
+  void Linear(const LinearParams& p) override { cpu::Linear(ctx_, p); }
+  void WriteKv(const WriteKvParams& p) override { cpu::WriteKv(ctx_, p); }
+  void CopyBlocks(const CopyBlocksParams& p) override { cpu::CopyBlocks(ctx_, p); }
+  void PagedDecode(const PagedAttentionParams& p) override { cpu::PagedDecode(ctx_, p); }
+  void PagedPrefill(const PagedAttentionParams& p) override { cpu::PagedPrefill(ctx_, p); }
+  void GatherRows(const GatherRowsParams& p) override { cpu::GatherRows(ctx_, p); }
+  void CopyRows(const CopyRowsParams& p) override { cpu::CopyRows(ctx_, p); }
+  void Sample(const SampleParams& p) override { cpu::Sample(ctx_, p); }
+  void Score(const ScoreParams& p) override { cpu::Score(ctx_, p); }
+
+ private:
+  CpuContext ctx_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeCpuBackend(const DeviceInfo& device) { return std::make_unique<CpuBackend>(device); }
+
+}  // namespace optserve

@@ -1,0 +1,147 @@
+#include "server/grpc/completion_service.h"
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "server/api/error_codec.h"
+#include "server/grpc/completion_calls.h"
+#include "server/grpc/grpc_status.h"
+
+namespace optserve {
+namespace {
+
+// A stream that has nothing to say but its status.
+class RefusedStream final : public grpc::ServerWriteReactor<v1::CompletionEvent> {
+ public:
+  explicit RefusedStream(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext& context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
+  reactor->Finish(ToGrpcStatus(status));
+  return reactor;
+}
+
+// Seconds until the client stops waiting; none if it always will.
+std::optional<double> SecondsLeft(const grpc::CallbackServerContext& context) {
+  constexpr double kForever = 1e8;  // seconds; three years
+  const std::chrono::duration<double> left = context.deadline() - std::chrono::system_clock::now();
+  return left.count() < kForever ? std::optional(left.count()) : std::nullopt;
+}
+
+}  // namespace
+
+GrpcCompletionService::GrpcCompletionService(const GrpcServer::Options& options, std::shared_ptr<CallPump> pump)
+    : options_(options),
+      decode_options_{.limits = {}, .ignore_unknown_fields = options.ignore_unknown_fields},
+      pump_(std::move(pump)) {}
+
+absl::StatusOr<std::string> GrpcCompletionService::Authorize(const grpc::CallbackServerContext& context) const {
+  if (!options_.authorize) return std::string();
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("authorization");
+  if (found == metadata.end()) return options_.authorize({});
+  return options_.authorize({found->second.data(), found->second.size()});
+}
+
+absl::StatusOr<CompletionService*> GrpcCompletionService::Service() const {
+  CompletionService* service = service_;
+  if (draining_) {
+    return WithErrorCode(Unavailable("the server is shutting down; try another or try again later"), "shutting_down");
+  }
+  if (service == nullptr) {
+    return WithErrorCode(Unavailable("the model is still loading; try again in a few seconds"), "model_loading");
+  }
+  return service;
+}
+
+absl::StatusOr<GrpcCompletionService::Admitted> GrpcCompletionService::Admit(const grpc::CallbackServerContext& context,
+                                                                             const v1::CompletionRequest& request,
+                                                                             bool stream) const {
+  Admitted admitted;
+  OPTSERVE_ASSIGN_OR_RETURN(std::string key_id, Authorize(context));
+  OPTSERVE_ASSIGN_OR_RETURN(admitted.service, Service());
+  OPTSERVE_ASSIGN_OR_RETURN(admitted.request, DecodeCompletionRequest(request, stream, decode_options_));
+  admitted.request.api_key_id = std::move(key_id);
+  if (const std::optional<double> left = SecondsLeft(context)) {
+    if (*left <= 0) return absl::DeadlineExceededError("the call's deadline had passed before it began");
+    admitted.request.timeout_seconds = std::min(admitted.request.timeout_seconds.value_or(*left), *left);
+  }
+  return admitted;
+}
+
+grpc::ServerUnaryReactor* GrpcCompletionService::Complete(grpc::CallbackServerContext* context,
+                                                          const v1::CompletionRequest* request,
+                                                          v1::CompletionResponse* response) {
+  absl::StatusOr<Admitted> admitted = Admit(*context, *request, /*stream=*/false);
+  if (!admitted.ok()) return Answer(*context, admitted.status());
+  return UnaryCall::Start(pump_, *admitted->service, std::move(admitted->request), response);
+}
+
+grpc::ServerWriteReactor<v1::CompletionEvent>* GrpcCompletionService::Stream(grpc::CallbackServerContext* context,
+                                                                             const v1::CompletionRequest* request) {
+  absl::StatusOr<Admitted> admitted = Admit(*context, *request, /*stream=*/true);
+  if (!admitted.ok()) return new RefusedStream(ToGrpcStatus(admitted.status()));
+  return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context, options_.stall_time);
+}
+
+absl::StatusOr<CompletionService*> GrpcCompletionService::Service(const grpc::CallbackServerContext& context,
+                                                                  const std::string& model) const {
+  OPTSERVE_RETURN_IF_ERROR(Authorize(context).status());
+  OPTSERVE_ASSIGN_OR_RETURN(CompletionService * service, Service());
+  OPTSERVE_RETURN_IF_ERROR(CheckModelName(model, service->options().served_model_name));
+  return service;
+}
+
+grpc::ServerUnaryReactor* GrpcCompletionService::Tokenize(grpc::CallbackServerContext* context,
+                                                          const v1::TokenizeRequest* message,
+                                                          v1::TokenizeResponse* response) {
+  return Answer(*context, [&]() -> absl::Status {
+    OPTSERVE_ASSIGN_OR_RETURN(const CompletionService* service, Service(*context, message->model()));
+    OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, decode_options_));
+    if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
+    OPTSERVE_ASSIGN_OR_RETURN(
+        const std::vector<int32_t> ids,
+        service->tokenizer()->Encode(request.prompt, {request.add_special_tokens, request.parse_special_tokens}));
+    response->mutable_tokens()->Add(ids.begin(), ids.end());
+    response->set_count(static_cast<int32_t>(ids.size()));
+    response->set_max_model_len(service->engine().model().max_model_len);
+    return absl::OkStatus();
+  }());
+}
+
+grpc::ServerUnaryReactor* GrpcCompletionService::Detokenize(grpc::CallbackServerContext* context,
+                                                            const v1::DetokenizeRequest* message,
+                                                            v1::DetokenizeResponse* response) {
+  return Answer(*context, [&]() -> absl::Status {
+    OPTSERVE_ASSIGN_OR_RETURN(const CompletionService* service, Service(*context, message->model()));
+    OPTSERVE_ASSIGN_OR_RETURN(const DetokenizeRequest request, DecodeDetokenizeRequest(*message, decode_options_));
+    if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
+    response->set_prompt(service->tokenizer()->Decode(request.tokens, /*skip_special=*/false));
+    return absl::OkStatus();
+  }());
+}
+
+grpc::ServerUnaryReactor* GrpcCompletionService::ListModels(grpc::CallbackServerContext* context,
+                                                            const v1::ListModelsRequest* /*request*/,
+                                                            v1::ListModelsResponse* response) {
+  return Answer(*context, [&]() -> absl::Status {
+    OPTSERVE_RETURN_IF_ERROR(Authorize(*context).status());
+    OPTSERVE_ASSIGN_OR_RETURN(const CompletionService* service, Service());
+    v1::Model& model = *response->add_models();
+    model.set_id(service->options().served_model_name);
+    model.set_created(service->options().model_created);
+    model.set_owned_by("optserve");
+    model.set_max_model_len(service->engine().model().max_model_len);
+    return absl::OkStatus();
+  }());
+}
+
+}  // namespace optserve

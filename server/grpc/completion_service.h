@@ -1,0 +1,66 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <memory>
+
+#include "optserve/v1/completion.grpc.pb.h"
+#include "server/api/proto_codec.h"
+#include "server/completion/completion_service.h"
+#include "server/grpc/call_pump.h"
+#include "server/grpc/grpc_server.h"
+
+namespace optserve {
+
+// optserve.v1.Completion on gRPC's callback API: decodes, checks who asks, and hands over to the CompletionService. No
+// handler waits for anything.
+class GrpcCompletionService final : public v1::Completion::CallbackService {
+ public:
+  // `options` outlives the service.
+  GrpcCompletionService(const GrpcServer::Options& options, std::shared_ptr<CallPump> pump);
+
+  void Serve(CompletionService& service) { service_ = &service; }
+  void Drain() { draining_ = true; }
+
+  // Whether a call made now would find somebody to answer it.
+  bool is_serving() const { return service_ != nullptr && !draining_; }
+
+  grpc::ServerUnaryReactor* Complete(grpc::CallbackServerContext* context, const v1::CompletionRequest* request,
+                                     v1::CompletionResponse* response) override;
+  grpc::ServerWriteReactor<v1::CompletionEvent>* Stream(grpc::CallbackServerContext* context,
+                                                        const v1::CompletionRequest* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override;
+
+ private:
+  // The key's id ("" for anonymous), or Unauthenticated.
+  absl::StatusOr<std::string> Authorize(const grpc::CallbackServerContext& context) const;
+
+  // The one who makes completions, or Unavailable: loading or draining.
+  absl::StatusOr<CompletionService*> Service() const;
+
+  // Both of the above, and `model` is the one that is served: what the calls around a tokenizer begin with.
+  absl::StatusOr<CompletionService*> Service(const grpc::CallbackServerContext& context,
+                                             const std::string& model) const;
+
+  // All that comes before a completion: who asks, of whom, and for what. Applies the call's deadline.
+  struct Admitted {
+    CompletionService* service = nullptr;
+    CompletionRequest request;
+  };
+  absl::StatusOr<Admitted> Admit(const grpc::CallbackServerContext& context, const v1::CompletionRequest& request,
+                                 bool stream) const;
+
+  const GrpcServer::Options& options_;
+  const ProtoDecodeOptions decode_options_;
+  const std::shared_ptr<CallPump> pump_;
+  std::atomic<CompletionService*> service_ = nullptr;
+  std::atomic<bool> draining_ = false;
+};
+
+}  // namespace optserve

@@ -1,0 +1,332 @@
+#include "server/replicas/engine_process.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+#include <future>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "engine/process_main.h"
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+#include "tests/support/fake_engine_client.h"
+
+// The process that these tests start is their own binary, see main() below, with an engine that has no model.
+
+namespace optserve {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr int32_t kDyingWish = 4001;  // as a prompt's first token: the engine reports its own death
+
+// Runs in the engine process; the model's path says what to be.
+absl::StatusOr<std::unique_ptr<EngineClient>> StartFake(const EngineConfig& config, const LoadProgress& progress) {
+  if (config.model_path == "broken") return WithErrorCode(InvalidArgument("broken: no tensor 'x'"), "some_code");
+  if (config.model_path == "kills") raise(SIGKILL);
+  if (config.model_path == "endless") std::this_thread::sleep_for(std::chrono::hours(1));
+  if (config.model_path == "loads") {
+    for (int64_t done = 0; done <= 1000; ++done) progress(done, 1000);
+  }
+  FakeEngineClient::Options options = {
+      .pace = FakeEngineClient::Pace::kOwnThread, .step_time = milliseconds(1), .max_queue = config.max_queue};
+  // The engine outlives its thread, which is what calls this.
+  auto engine = std::make_shared<FakeEngineClient*>(nullptr);
+  options.next_token = [engine](const GenerateRequest& request, int32_t choice, int32_t index) {
+    if (request.prompt.front() == kDyingWish && index == 3) {
+      std::thread([engine] { (*engine)->Die(Internal("device 0: illegal access")); }).detach();
+    }
+    return FakeEngineClient::HashedTokens()(request, choice, index);
+  };
+  auto client = std::make_unique<FakeEngineClient>(options);
+  *engine = client.get();
+  return client;
+}
+
+// Keeps what it gets, and how many calls it came in.
+class Recorder : public TokenSink {
+ public:
+  void OnEvents(std::vector<TokenEvent> events) override {
+    const std::lock_guard lock(mu_);
+    ++calls_;
+    for (TokenEvent& event : events) {
+      if (event.finish != FinishReason::kNone) ++num_finished_;
+      events_.push_back(std::move(event));
+    }
+    changed_.notify_all();
+  }
+
+  // False after ten seconds, in which a fake engine does anything that it will ever do.
+  bool WaitForFinished(int num_answers) {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, seconds(10), [&] { return num_finished_ >= num_answers; });
+  }
+  bool WaitForEvents(size_t count) {
+    std::unique_lock lock(mu_);
+    return changed_.wait_for(lock, seconds(10), [&] { return events_.size() >= count; });
+  }
+
+  std::vector<TokenEvent> events() const {
+    const std::lock_guard lock(mu_);
+    return events_;
+  }
+  std::vector<int32_t> tokens(RequestId request, int32_t choice = 0) const {
+    std::vector<int32_t> tokens;
+    for (const TokenEvent& event : events()) {
+      if (event.request == request && event.choice == choice && event.token) tokens.push_back(event.token->id);
+    }
+    return tokens;
+  }
+  FinishReason finish(RequestId request, int32_t choice = 0) const {
+    for (const TokenEvent& event : events()) {
+      if (event.request == request && event.choice == choice && event.finish != FinishReason::kNone) {
+        return event.finish;
+      }
+    }
+    return FinishReason::kNone;
+  }
+  int calls() const {
+    const std::lock_guard lock(mu_);
+    return calls_;
+  }
+
+ private:
+  mutable std::mutex mu_;
+  std::condition_variable changed_;
+  std::vector<TokenEvent> events_;
+  int num_finished_ = 0;
+  int calls_ = 0;
+};
+
+// An engine process and what it has said.
+struct Running {
+  std::promise<absl::Status> started;
+  std::promise<absl::Status> died;
+  std::vector<std::pair<int64_t, int64_t>> progress;
+  Metrics metrics{"test"};
+  std::unique_ptr<EngineProcess> engine;  // last: its callbacks use what is above
+};
+
+std::unique_ptr<Running> Start(EngineConfig config) {
+  auto running = std::make_unique<Running>();
+  auto engine = EngineProcess::Start({
+      .config = std::move(config),
+      .progress = [r = running.get()](int64_t done, int64_t total) { r->progress.emplace_back(done, total); },
+      .on_started = [r = running.get()](const absl::Status& status) { r->started.set_value(status); },
+      .on_death = [r = running.get()](const absl::Status& why) { r->died.set_value(why); },
+      .metrics = &running->metrics,
+  });
+  EXPECT_TRUE(engine.ok()) << engine.status();
+  running->engine = std::move(engine).value();
+  return running;
+}
+
+std::unique_ptr<Running> StartReady(EngineConfig config = {.model_path = "good"}) {
+  auto running = Start(std::move(config));
+  EXPECT_EQ(running->started.get_future().get(), absl::OkStatus());
+  return running;
+}
+
+GenerateRequest Request(RequestId id, int32_t max_tokens, int32_t num_choices = 1) {
+  return {.id = id,
+          .prompt = {2, static_cast<int32_t>(10 + id)},
+          .max_tokens = max_tokens,
+          .sampling = {.seed = 7},
+          .num_choices = num_choices};
+}
+
+TEST(EngineProcessTest, TokensAreThoseOfTheSameEngineInThisProcess) {
+  const auto running = StartReady();
+  EXPECT_EQ(running->engine->model().max_model_len, FakeEngineClient::DefaultModel().max_model_len);
+  const auto sink = std::make_shared<Recorder>();
+  const GenerateRequest request = Request(1, 20, 2);
+  ASSERT_TRUE(running->engine->Submit(request, sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(2));
+  for (int32_t choice = 0; choice < 2; ++choice) {
+    const std::vector<int32_t> tokens = sink->tokens(1, choice);
+    ASSERT_EQ(tokens.size(), 20u);
+    for (int32_t i = 0; i < 20; ++i) {
+      EXPECT_EQ(tokens[static_cast<size_t>(i)], FakeEngineClient::HashedTokens()(request, choice, i));
+    }
+    EXPECT_EQ(sink->finish(1, choice), FinishReason::kLength);
+  }
+  EXPECT_TRUE(running->engine->Health().ok());
+}
+
+TEST(EngineProcessTest, ASinkThatRequestsShareIsCalledOnceAStep) {
+  const auto running = StartReady();
+  const auto sink = std::make_shared<Recorder>();
+  for (RequestId id = 1; id <= 8; ++id) ASSERT_TRUE(running->engine->Submit(Request(id, 100), sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(8));
+  EXPECT_EQ(sink->events().size(), 800u);
+  EXPECT_LT(sink->calls(), 400);  // about 100, if the requests overlap as they should
+}
+
+TEST(EngineProcessTest, LoadProgressIsReportedUpToTheEnd) {
+  const auto running = StartReady({.model_path = "loads"});
+  ASSERT_FALSE(running->progress.empty());
+  EXPECT_LT(running->progress.size(), 100u);  // of a thousand: not every call is worth a frame
+  EXPECT_EQ(running->progress.back(), (std::pair<int64_t, int64_t>(1000, 1000)));
+  EXPECT_TRUE(std::is_sorted(running->progress.begin(), running->progress.end()));
+}
+
+TEST(EngineProcessTest, AnEngineThatCannotStartSaysWhyAsInThisProcess) {
+  const auto running = Start({.model_path = "broken"});
+  EXPECT_EQ(running->started.get_future().get(), WithErrorCode(InvalidArgument("broken: no tensor 'x'"), "some_code"));
+  EXPECT_FALSE(running->engine->Health().ok());
+}
+
+TEST(EngineProcessTest, AProcessThatDiesWhileLoadingIsAnErrorOfStarting) {
+  const auto running = Start({.model_path = "kills"});
+  const absl::Status status = running->started.get_future().get();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("killed by signal 9 (Killed) while it loaded"));
+}
+
+TEST(EngineProcessTest, AKilledEngineEndsEveryUnfinishedAnswerAndRefusesMore) {
+  const auto running = StartReady();
+  const auto sink = std::make_shared<Recorder>();
+  ASSERT_TRUE(running->engine->Submit(Request(1, 5), sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(1));
+  ASSERT_TRUE(running->engine->Submit(Request(2, 1000, 3), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(Request(3, 1000), sink).ok());
+  ASSERT_TRUE(sink->WaitForEvents(50));
+  running->engine->CancelChoice(2, 1);
+  ASSERT_TRUE(sink->WaitForFinished(2));
+  kill(running->engine->pid(), SIGKILL);
+  ASSERT_TRUE(sink->WaitForFinished(5));
+  EXPECT_EQ(sink->finish(1), FinishReason::kLength);
+  EXPECT_EQ(sink->finish(2, 1), FinishReason::kCancelled);
+  for (const auto& [request, choice] : {std::pair(2, 0), std::pair(2, 2), std::pair(3, 0)}) {
+    EXPECT_EQ(sink->finish(static_cast<RequestId>(request), choice), FinishReason::kError);
+  }
+  EXPECT_EQ(ErrorCode(sink->events().back().error), "engine_dead");
+
+  EXPECT_THAT(std::string(running->died.get_future().get().message()), HasSubstr("killed by signal 9"));
+  const absl::Status refusal = running->engine->Submit(Request(4, 5), sink);
+  EXPECT_EQ(refusal.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ErrorCode(refusal), "engine_dead");
+  EXPECT_TRUE(RetryAfterSeconds(refusal).has_value());
+  EXPECT_EQ(running->engine->Health(), refusal);
+  EXPECT_EQ(running->engine->Stats().running, 0);
+}
+
+TEST(EngineProcessTest, AnEngineThatFailsEndsItsProcessAndLeavesItsReason) {
+  const auto running = StartReady();
+  const auto sink = std::make_shared<Recorder>();
+  GenerateRequest request = Request(1, 500);
+  request.prompt.front() = kDyingWish;
+  ASSERT_TRUE(running->engine->Submit(request, sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(1));
+  EXPECT_EQ(running->died.get_future().get(), Internal("device 0: illegal access"));
+  EXPECT_THAT(std::string(running->engine->Health().message()), HasSubstr("ended with exit code 1"));
+  EXPECT_EQ(ErrorCode(running->engine->Health()), "engine_dead");
+}
+
+TEST(EngineProcessTest, CancelEndsAllAnswersAndFreesTheirBlocks) {
+  const auto running = StartReady();
+  const auto sink = std::make_shared<Recorder>();
+  ASSERT_TRUE(running->engine->Submit(Request(1, 1000, 2), sink).ok());
+  ASSERT_TRUE(sink->WaitForEvents(10));
+  EXPECT_EQ(running->engine->Stats().running, 2);
+  running->engine->Cancel(1);
+  running->engine->Cancel(99);  // unknown: ignored
+  ASSERT_TRUE(sink->WaitForFinished(2));
+  EXPECT_EQ(sink->finish(1, 0), FinishReason::kCancelled);
+  EXPECT_EQ(sink->finish(1, 1), FinishReason::kCancelled);
+  const auto deadline = std::chrono::steady_clock::now() + seconds(5);
+  while (running->engine->Stats().running != 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  EXPECT_EQ(running->engine->Stats().running, 0);
+  EXPECT_THAT(running->metrics.Render(running->engine->Stats(), true),
+              Not(HasSubstr("optserve_step_seconds_count 0\n")));
+}
+
+TEST(EngineProcessTest, WhatOnlyTheEngineRefusesComesAsAnEventOfEachAnswer) {
+  const auto running = StartReady({.model_path = "good", .max_queue = 1});
+  const auto sink = std::make_shared<Recorder>();
+  ASSERT_TRUE(running->engine->Submit(Request(1, 1000), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(Request(2, 10, 2), sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(2));
+  EXPECT_EQ(sink->finish(2, 0), FinishReason::kError);
+  EXPECT_EQ(sink->finish(2, 1), FinishReason::kError);
+  for (const TokenEvent& event : sink->events()) {
+    if (event.request == 1) continue;
+    EXPECT_EQ(event.error.code(), absl::StatusCode::kResourceExhausted);
+  }
+}
+
+TEST(EngineProcessTest, ARequestThatTheModelCannotServeIsRefusedAtOnce) {
+  const auto running = StartReady();
+  const auto sink = std::make_shared<Recorder>();
+  EXPECT_EQ(running->engine->Submit(Request(1, 1 << 20), sink).code(), absl::StatusCode::kInvalidArgument);
+  running->engine->Drain();
+  EXPECT_EQ(ErrorCode(running->engine->Submit(Request(2, 1), sink)), "shutting_down");
+  EXPECT_TRUE(sink->events().empty());
+}
+
+TEST(EngineProcessTest, TheProcessInheritsNothingButItsSocket) {
+  const int inheritable = open("/dev/null", O_RDONLY);  // as sockets of libraries are, which set no close-on-exec
+  ASSERT_GE(inheritable, 0);
+  const auto running = StartReady();
+  std::set<std::string> descriptors;
+  std::map<std::string, std::string> targets;
+  const std::filesystem::path folder = "/proc/" + std::to_string(running->engine->pid()) + "/fd";
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    descriptors.insert(entry.path().filename());
+    targets[entry.path().filename()] = std::filesystem::read_symlink(entry.path());
+  }
+  EXPECT_THAT(descriptors, ElementsAre("0", "1", "2", "3"));
+  EXPECT_EQ(targets["0"], "/dev/null");
+  EXPECT_EQ(targets["1"], targets["2"]);
+  EXPECT_THAT(targets["3"], HasSubstr("socket:"));
+  close(inheritable);
+}
+
+TEST(EngineProcessTest, SignalsForTheWholeProcessGroupLeaveTheEngineAlone) {
+  const auto running = StartReady();
+  kill(running->engine->pid(), SIGINT);
+  kill(running->engine->pid(), SIGTERM);
+  const auto sink = std::make_shared<Recorder>();
+  ASSERT_TRUE(running->engine->Submit(Request(1, 50), sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(1));
+  EXPECT_EQ(sink->finish(1), FinishReason::kLength);
+}
+
+TEST(EngineProcessTest, TheProcessEndsWithItsClientAlsoWhileItLoads) {
+  for (const char* model : {"good", "endless"}) {
+    auto running = Start({.model_path = model});
+    if (std::string(model) == "good") {
+      ASSERT_TRUE(running->started.get_future().get().ok());
+    }
+    const pid_t pid = running->engine->pid();
+    const auto begin = std::chrono::steady_clock::now();
+    running->engine.reset();
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(1)) << model;
+    EXPECT_EQ(kill(pid, 0), -1) << model;
+  }
+}
+
+}  // namespace
+}  // namespace optserve
+
+int main(int argc, char** argv) {
+  if (argc == 4 && std::string(argv[1]) == "engine-process") {
+    std::_Exit(optserve::RunEngineProcess(std::atoi(argv[3]), optserve::StartFake));
+  }
+  testing::InitGoogleMock(&argc, argv);
+  return RUN_ALL_TESTS();
+}
