@@ -34,6 +34,15 @@ constexpr std::array kInt64Keys = {
     NumberKey<int64_t>{"kv_cache_bytes", &EngineConfig::kv_cache_bytes, 0, int64_t{1} << 50},
 };
 
+struct BoolKey {
+  const char* name;
+  bool EngineConfig::*member;
+};
+constexpr std::array kBoolKeys = {
+    BoolKey{"prefix_cache", &EngineConfig::prefix_cache},
+    BoolKey{"share_prefix_cache", &EngineConfig::share_prefix_cache},
+};
+
 constexpr std::array<std::pair<const char*, DeviceChoice>, 3> kDevices = {
     {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}}};
 
@@ -77,6 +86,12 @@ absl::Status ReadKey(const std::string& name, const Json& value, EngineConfig& c
   if (is_int32) return absl::OkStatus();
   OPTSERVE_ASSIGN_OR_RETURN(const bool is_int64, ReadNumber(kInt64Keys, name, value, config));
   if (is_int64) return absl::OkStatus();
+  for (const BoolKey& key : kBoolKeys) {
+    if (name != key.name) continue;
+    if (!value.is_boolean()) return InvalidArgument("{} is {}, but must be true or false", name, value.dump());
+    config.*key.member = value.get<bool>();
+    return absl::OkStatus();
+  }
   return InvalidArgument("\"{}\" is no key of the engine's configuration", name);
 }
 
@@ -98,6 +113,7 @@ std::string EngineConfigToJson(const EngineConfig& config) {
   }
   for (const auto& key : kInt32Keys) json[key.name] = config.*key.member;
   for (const auto& key : kInt64Keys) json[key.name] = config.*key.member;
+  for (const auto& key : kBoolKeys) json[key.name] = config.*key.member;
   // A path is bytes; those that are no UTF-8 cannot be said in JSON and would not be found again.
   return json.dump(/*indent=*/-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }

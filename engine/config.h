@@ -22,6 +22,9 @@ struct EngineConfig {
   int32_t block_size = 16;                    // tokens per KV block
   int64_t kv_cache_bytes = 0;                 // 0: by the backend's rule, see Executor::Start
   int32_t max_queue = 1024;                   // requests that wait
+  bool prefix_cache = true;                   // prompts that begin alike are computed once
+  bool share_prefix_cache = false;            // also between API keys: who asks can then tell by the time whether
+                                              // another key's prompt began the same
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
+#include <random>
 #include <utility>
 
 #include "engine/util/error_details.h"
@@ -16,6 +17,12 @@ namespace {
 int64_t NowNs() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+PrefixSecret DrawSecret() {
+  std::random_device random;
+  const auto word = [&random] { return uint64_t{random()} << 32 | random(); };
+  return {word(), word()};
 }
 
 absl::Status ShuttingDown() {
@@ -61,7 +68,10 @@ absl::Status LocalEngine::StartExecutor(const LoadProgress& progress) {
   scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{.num_blocks = started.kv.num_blocks,
                                                             .block_size = started.kv.block_size,
                                                             .max_num_seqs = config_.max_num_seqs,
-                                                            .max_num_batched_tokens = config_.max_num_batched_tokens});
+                                                            .max_num_batched_tokens = config_.max_num_batched_tokens,
+                                                            .prefix_cache = config_.prefix_cache,
+                                                            .share_prefix_cache = config_.share_prefix_cache,
+                                                            .prefix_secret = DrawSecret()});
   Publish();
   return absl::OkStatus();
 }
@@ -142,6 +152,8 @@ void LocalEngine::Publish() {
   counters_.prompt_tokens = scheduled.prompt_tokens;
   counters_.generated_tokens = scheduled.generated_tokens;
   counters_.preemptions = scheduled.preemptions;
+  counters_.prefix_cache_queries = scheduled.prefix_cache_queries;
+  counters_.prefix_cache_hits = scheduled.prefix_cache_hits;
   counters_.nonfinite_rows = scheduled.nonfinite_rows;
   const int64_t now_ns = NowNs();
 

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
+#include <ranges>
 
 #include "engine/util/status.h"
 #include "kernels/common/check.h"
@@ -32,6 +32,7 @@ int32_t MaxReusedTokens(const Sequence& sequence) {
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options),
       max_running_(std::min(options.max_num_seqs, options.max_num_batched_tokens)),
+      hasher_(options.prefix_secret),
       blocks_(options.num_blocks, options.block_size) {
   OPTSERVE_CHECK(max_running_ > 0) << options.max_num_seqs << " sequences, " << options.max_num_batched_tokens
                                    << " tokens a step";
@@ -47,6 +48,7 @@ void Scheduler::Add(GenerateRequest request, uint32_t owner) {
   state.arrival = next_arrival_++;
   state.num_unfinished = state.request.num_choices;
   num_unfinished_ += state.request.num_choices;
+  state.root = hasher_.Root(options_.share_prefix_cache ? "" : state.request.api_key_id, state.request.cache_salt);
   state.choices.resize(state.request.num_choices);
   for (int32_t choice = 0; choice < state.request.num_choices; ++choice) {
     Sequence& sequence = state.choices[choice];
@@ -142,17 +144,26 @@ void Scheduler::StartSequences() {
 bool Scheduler::TryStart(Sequence& sequence) {
   RequestState& request = *sequence.request;
   if (sequence.tokens.empty()) Prepare(sequence);
+  // What need not be computed: the prompt that a running sibling has, or what the cache has.
   const Sequence* source = FindForkSource(sequence);
-  const int32_t reused = source == nullptr ? 0 : std::min(request.prompt_tokens(), MaxReusedTokens(sequence));
+  int32_t reused = source == nullptr ? 0 : std::min(request.prompt_tokens(), MaxReusedTokens(sequence));
+  const int32_t num_hits = CountCachedBlocks(sequence, MaxReusedTokens(sequence) / blocks_.block_size());
+  if (num_hits * blocks_.block_size() >= reused) {
+    source = nullptr;
+    reused = num_hits * blocks_.block_size();
+  }
   const int32_t num_shared = reused / blocks_.block_size();
   const int32_t num_blocks = blocks_.BlocksFor(sequence.num_tokens());
+  const auto shared_block = [&](int32_t i) {
+    return source != nullptr ? source->blocks[i] : blocks_.Find(sequence.hashes[i]);
+  };
+  int32_t num_taken = num_blocks - num_shared;  // of the available ones
+  for (int32_t i = 0; i < num_shared; ++i) num_taken += blocks_.IsUsed(shared_block(i)) ? 0 : 1;
   const int32_t reserve = running_.empty() ? 0 : blocks_.num_blocks() / kReserveFraction;
-  if (num_blocks - num_shared + reserve > blocks_.num_free()) return false;
+  if (num_taken + reserve > blocks_.num_available()) return false;
 
-  for (int32_t i = 0; i < num_shared; ++i) {
-    blocks_.Share(source->blocks[i]);
-    sequence.blocks.push_back(source->blocks[i]);
-  }
+  for (int32_t i = 0; i < num_shared; ++i) sequence.blocks.push_back(shared_block(i));
+  for (const int32_t block : sequence.blocks) blocks_.Hold(block);
   while (std::ssize(sequence.blocks) < num_blocks) sequence.blocks.push_back(blocks_.Allocate());
   // Copy on write: the rest of the prompt lies in a block that both will write behind it.
   if (reused % blocks_.block_size() != 0) {
@@ -167,6 +178,9 @@ bool Scheduler::TryStart(Sequence& sequence) {
     ++stats_.queue_departures;
     request.seniority = next_seniority_++;
     request.lead = sequence.choice;
+    request.cached_tokens = std::min(reused, request.prompt_tokens());
+    if (options_.prefix_cache) stats_.prefix_cache_queries += request.prompt_tokens();
+    stats_.prefix_cache_hits += request.cached_tokens;
   }
   sequence.state = SequenceState::kRunning;
   running_.insert(std::ranges::upper_bound(running_, &sequence, BySeniority()), &sequence);
@@ -177,7 +191,9 @@ bool Scheduler::TryStart(Sequence& sequence) {
 void Scheduler::Prepare(Sequence& sequence) {
   const GenerateRequest& request = sequence.request->request;
   sequence.tokens.reserve(request.prompt.size() + request.max_tokens);
-  sequence.blocks.reserve(blocks_.BlocksFor(static_cast<int32_t>(request.prompt.size()) + request.max_tokens));
+  const int32_t num_blocks = blocks_.BlocksFor(static_cast<int32_t>(request.prompt.size()) + request.max_tokens);
+  sequence.blocks.reserve(num_blocks);
+  sequence.hashes.reserve(num_blocks);
   sequence.tokens = request.prompt;
   if (request.max_tokens > 0 && WantsCounts(request.sampling)) {
     sequence.counts = std::make_unique<TokenCounts>();
@@ -196,6 +212,30 @@ void Scheduler::Append(Sequence& sequence, int32_t token) {
   if (sequence.ngrams != nullptr) sequence.ngrams->Update();
 }
 
+void Scheduler::HashBlocks(Sequence& sequence, int32_t num_blocks) {
+  const int32_t block_size = blocks_.block_size();
+  for (auto i = static_cast<int32_t>(sequence.hashes.size()); i < num_blocks; ++i) {
+    const PrefixHash& before = i == 0 ? sequence.request->root : sequence.hashes[i - 1];
+    sequence.hashes.push_back(hasher_.Extend(before, std::span(sequence.tokens).subspan(i * block_size, block_size)));
+  }
+}
+
+int32_t Scheduler::CountCachedBlocks(Sequence& sequence, int32_t max_blocks) {
+  if (!options_.prefix_cache) return 0;
+  HashBlocks(sequence, max_blocks);
+  int32_t num_hits = 0;
+  while (num_hits < max_blocks && blocks_.Find(sequence.hashes[num_hits]) != BlockManager::kNone) ++num_hits;
+  return num_hits;
+}
+
+void Scheduler::RegisterBlocks(Sequence& sequence, int32_t num_cached_before) {
+  if (!options_.prefix_cache) return;
+  const int32_t begin = num_cached_before / blocks_.block_size();
+  const int32_t end = sequence.num_cached / blocks_.block_size();
+  HashBlocks(sequence, end);
+  for (int32_t i = begin; i < end; ++i) blocks_.Register(sequence.blocks[i], sequence.hashes[i]);
+}
+
 const Sequence* Scheduler::FindForkSource(const Sequence& sequence) const {
   const RequestState& request = *sequence.request;
   for (const Sequence& sibling : request.choices) {
@@ -210,7 +250,7 @@ const Sequence* Scheduler::FindForkSource(const Sequence& sequence) const {
 
 bool Scheduler::GrowOrPreempt(Sequence& sequence, int32_t num_tokens) {
   while (std::ssize(sequence.blocks) < blocks_.BlocksFor(num_tokens)) {
-    if (blocks_.num_free() > 0) {
+    if (blocks_.num_available() > 0) {
       sequence.blocks.push_back(blocks_.Allocate());
       continue;
     }
@@ -231,7 +271,8 @@ void Scheduler::Preempt(Sequence& sequence) {
 void Scheduler::StopRunning(Sequence& sequence) {
   if (sequence.slice >= 0) planned_[sequence.slice] = nullptr;
   sequence.slice = -1;
-  for (const int32_t block : sequence.blocks) blocks_.Release(block);
+  // The end of a prefix is given up before its beginning.
+  for (const int32_t block : std::views::reverse(sequence.blocks)) blocks_.Release(block);
   sequence.blocks.clear();
   ++sequence.table_version;
   sequence.num_cached = 0;
@@ -257,23 +298,25 @@ void Scheduler::Commit(StepResult&& result) {
     if (sequence == nullptr) continue;  // ended while the step ran
     OPTSERVE_CHECK((sample != nullptr) == plan.slices[slice].wants_sample) << "slice " << slice;
     sequence->slice = -1;
-    sequence->num_cached += plan.slices[slice].num_tokens;
-    CommitSlice(*sequence, scores, sample);
+    CommitSlice(*sequence, plan.slices[slice].num_tokens, scores, sample);
   }
   OPTSERVE_CHECK(scored == result.scored.end() && sampled == result.sampled.end()) << "results of no slice";
   planned_.clear();
   CheckInvariants();
 }
 
-void Scheduler::CommitSlice(Sequence& sequence, ScoredPrompt* scores, SampledToken* sample) {
+void Scheduler::CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt* scores, SampledToken* sample) {
   RequestState& request = *sequence.request;
-  if (request.lead == sequence.choice && sequence.num_cached >= request.prompt_tokens()) ReleaseSiblings(request);
+  sequence.num_cached += num_tokens;
   if ((scores != nullptr && !scores->finite) || (sample != nullptr && !sample->finite)) {
     ++stats_.nonfinite_rows;
+    for (const int32_t block : sequence.blocks) blocks_.Forget(block);
     Finish(sequence, {.finish = FinishReason::kError,
                       .error = Internal("the model's output for this answer is not finite; it may be tried again")});
     return;
   }
+  RegisterBlocks(sequence, sequence.num_cached - num_tokens);
+  if (request.lead == sequence.choice && sequence.num_cached >= request.prompt_tokens()) ReleaseSiblings(request);
   TokenEvent event;
   if (scores != nullptr) {
     event.prompt_scores_begin = sequence.next_score;

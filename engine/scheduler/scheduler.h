@@ -12,6 +12,7 @@
 #include "engine/request.h"
 #include "engine/scheduler/block_manager.h"
 #include "engine/scheduler/plan_builder.h"
+#include "engine/scheduler/prefix_hash.h"
 #include "engine/scheduler/sequence.h"
 #include "engine/scheduler/step_plan.h"
 
@@ -22,6 +23,9 @@ struct SchedulerOptions {
   int32_t block_size = 16;
   int32_t max_num_seqs = 256;
   int32_t max_num_batched_tokens = 2048;
+  bool prefix_cache = true;
+  bool share_prefix_cache = false;  // also between API keys
+  PrefixSecret prefix_secret = {};  // random, one for each process
 };
 
 // Counters only grow.
@@ -29,7 +33,9 @@ struct SchedulerStats {
   uint64_t prompt_tokens = 0;  // planned in prefill, recomputation included
   uint64_t generated_tokens = 0;
   uint64_t preemptions = 0;
-  uint64_t queue_departures = 0;  // requests that started, or ended without
+  uint64_t prefix_cache_queries = 0;  // prompt tokens of requests that started
+  uint64_t prefix_cache_hits = 0;     // those of them that the cache had
+  uint64_t queue_departures = 0;      // requests that started, or ended without
   uint64_t nonfinite_rows = 0;
 };
 
@@ -40,6 +46,8 @@ struct SchedulerStats {
 // free; if a running one then needs a block and none is left, the youngest is preempted: it gives its blocks back and
 // computes its tokens again later, before anything new starts. The oldest is never preempted, so there is always
 // progress. Choices of one request share the blocks of their prompt; who writes into a shared block gets a copy first.
+// Full blocks stay findable by their contents until their room is needed, also after their sequences have ended: a
+// prompt that begins like an earlier one with the same API key and cache salt begins behind what is cached.
 //
 // No threads, no clock (`now_ns` is a parameter), no I/O. The same calls give the same plans. Requests must have passed
 // CheckRequest.
@@ -99,6 +107,12 @@ class Scheduler {
   // Starts `sequence` and plans its first chunk, if there is room for all its tokens.
   bool TryStart(Sequence& sequence);
   void Prepare(Sequence& sequence);
+  // Extends sequence.hashes to its first `num_blocks` blocks, which are full.
+  void HashBlocks(Sequence& sequence, int32_t num_blocks);
+  // How many leading blocks of `sequence`, up to `max_blocks`, the cache has.
+  int32_t CountCachedBlocks(Sequence& sequence, int32_t max_blocks);
+  // Blocks that have become full since `num_cached_before` can be found from now on.
+  void RegisterBlocks(Sequence& sequence, int32_t num_cached_before);
   // The running sibling whose blocks hold the whole prompt; nullptr: none.
   const Sequence* FindForkSource(const Sequence& sequence) const;
   // Blocks for `num_tokens`, preempting the youngest as long as needed. False: `sequence` was the youngest.
@@ -107,7 +121,7 @@ class Scheduler {
   void StopRunning(Sequence& sequence);
   void Plan(Sequence& sequence, int32_t num_tokens);
 
-  void CommitSlice(Sequence& sequence, ScoredPrompt* scores, SampledToken* sample);
+  void CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt* scores, SampledToken* sample);
   void Append(Sequence& sequence, int32_t token);
   FinishReason FinishOf(const Sequence& sequence) const;
 
@@ -124,6 +138,7 @@ class Scheduler {
 
   const SchedulerOptions options_;
   const int32_t max_running_;
+  const PrefixHasher hasher_;
   BlockManager blocks_;
   std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
   std::map<uint64_t, RequestState*> queue_;     // that have not started, by arrival

@@ -7,6 +7,7 @@
 
 #include "engine/request.h"
 #include "engine/scheduler/ngram_index.h"
+#include "engine/scheduler/prefix_hash.h"
 #include "engine/scheduler/step_plan.h"
 
 namespace optserve {
@@ -50,11 +51,12 @@ struct Sequence {
 
   std::vector<int32_t> tokens;  // prompt, then what was generated; empty until it first runs
   int32_t num_cached = 0;
-  std::vector<int32_t> blocks;  // physical ids
-  uint64_t start_step = 0;      // the step in which it last began to run
-  uint32_t table_version = 0;   // another one whenever `blocks` changes otherwise than by growing
-  int32_t next_score = 0;       // prompt scores up to this token are out
-  int32_t slice = -1;           // its slice in the step that was planned last; -1: none
+  std::vector<int32_t> blocks;     // physical ids
+  uint64_t start_step = 0;         // the step in which it last began to run
+  uint32_t table_version = 0;      // another one whenever `blocks` changes otherwise than by growing
+  std::vector<PrefixHash> hashes;  // of the full blocks of `tokens`, as far as they were needed
+  int32_t next_score = 0;          // prompt scores up to this token are out
+  int32_t slice = -1;              // its slice in the step that was planned last; -1: none
 
   std::unique_ptr<TokenCounts> counts;  // only with penalties
   std::unique_ptr<NgramIndex> ngrams;   // only with no_repeat_ngram_size
@@ -72,7 +74,8 @@ struct RequestState {
   uint64_t arrival = 0;    // order of Add
   uint64_t seniority = 0;  // order of first start; 0: none has started. The youngest is preempted first
   int32_t lead = -1;       // the choice that computes the prompt while its siblings wait for it; -1: nobody must wait
-  int32_t cached_tokens = 0;
+  int32_t cached_tokens = 0;  // of the prompt, that the cache had when the lead started
+  PrefixHash root;            // of the hashes of its blocks
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t num_generated(const Sequence& sequence) const { return sequence.num_tokens() - prompt_tokens(); }

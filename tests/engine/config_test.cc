@@ -24,6 +24,8 @@ TEST(EngineConfigTest, WhatIsPrintedIsRead) {
                             .block_size = 32,
                             .kv_cache_bytes = int64_t{5} << 32,
                             .max_queue = 9,
+                            .prefix_cache = false,
+                            .share_prefix_cache = true,
                             .num_threads = 3};
   const auto again = ParseEngineConfig(EngineConfigToJson(config));
   ASSERT_TRUE(again.ok()) << again.status();
@@ -50,6 +52,7 @@ TEST(EngineConfigTest, EveryBoundIsNamed) {
   EXPECT_THAT(ErrorOf(R"({"kv_cache_bytes":-1})"), HasSubstr("kv_cache_bytes is -1"));
   EXPECT_THAT(ErrorOf(R"({"kv_cache_bytes":18446744073709551615})"), HasSubstr("18446744073709551615"));
   EXPECT_THAT(ErrorOf(R"({"device":"tpu"})"), HasSubstr("\"cuda\""));
+  EXPECT_THAT(ErrorOf(R"({"prefix_cache":1})"), HasSubstr("prefix_cache is 1, but must be true or false"));
   EXPECT_THAT(ErrorOf(R"({"model_path":1})"), HasSubstr("model_path"));
 }
 

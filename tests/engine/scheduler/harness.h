@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -26,13 +27,9 @@ struct Answer {
 // remembered, and answers put together from events.
 class SchedulerHarness {
  public:
-  explicit SchedulerHarness(FakeExecutor::Options options)
-      : options_(std::move(options)),
-        executor_(options_),
-        scheduler_({.num_blocks = options_.num_blocks,
-                    .block_size = options_.block_size,
-                    .max_num_seqs = options_.max_num_seqs,
-                    .max_num_batched_tokens = options_.max_num_batched_tokens}) {}
+  explicit SchedulerHarness(FakeExecutor::Options options,
+                            const std::function<void(SchedulerOptions&)>& change_options = nullptr)
+      : options_(std::move(options)), executor_(options_), scheduler_(OptionsFor(options_, change_options)) {}
 
   void Add(const GenerateRequest& request) {
     ASSERT_TRUE(CheckRequest(request, executor_.model()).ok()) << CheckRequest(request, executor_.model());
@@ -90,6 +87,17 @@ class SchedulerHarness {
   FakeExecutor& executor() { return executor_; }
 
  private:
+  static SchedulerOptions OptionsFor(const FakeExecutor::Options& executor,
+                                     const std::function<void(SchedulerOptions&)>& change_options) {
+    SchedulerOptions options{.num_blocks = executor.num_blocks,
+                             .block_size = executor.block_size,
+                             .max_num_seqs = executor.max_num_seqs,
+                             .max_num_batched_tokens = executor.max_num_batched_tokens,
+                             .prefix_secret = {3, 4}};
+    if (change_options != nullptr) change_options(options);
+    return options;
+  }
+
   static void ExpectSame(const std::vector<TokenScore>& actual, const std::vector<TokenScore>& expected,
                          bool is_whole) {
     ASSERT_TRUE(!is_whole || actual.size() == expected.size()) << actual.size() << " of " << expected.size();

@@ -36,6 +36,8 @@ class Traffic {
     request.first_choice = Chance(10) ? 5 : 0;
     if (Chance(60)) request.stop_token_ids = {Uniform(0, 49), Uniform(0, 49)};
     if (Chance(30)) request.num_prompt_logprobs = Uniform(0, 3);
+    if (Chance(20)) request.api_key_id = "another";
+    if (Chance(20)) request.cache_salt = "salt";
     if (Chance(20)) request.deadline_ns = now_ns + Uniform(1, 200);
     SamplingParams& sampling = request.sampling;
     sampling.temperature = Chance(50) ? 0.0f : 1.0f;
