@@ -84,9 +84,17 @@ absl::Status CheckModelName(std::string_view model, std::string_view served_mode
 
 absl::Status TokenizerMissing(std::string_view param) {
   return WithErrorCode(
-      WithParam(InvalidArgument("{} is text, but this model is served without tokenizer files: send token ids", param),
+      WithParam(InvalidArgument("{} needs a tokenizer, and this model is served without one: send token ids, and "
+                                "return_token_ids for the answer",
+                                param),
                 param),
       "tokenizer_missing");
 }
+
+absl::Status ModelLoading() {
+  return WithErrorCode(Unavailable("the model is still loading; try again in a few seconds"), "model_loading");
+}
+
+absl::Status ShuttingDown() { return WithErrorCode(Unavailable("the server is shutting down"), "shutting_down"); }
 
 }  // namespace optserve

@@ -35,9 +35,10 @@ inline constexpr std::string_view kInvalidRequest = "invalid_request_error";
 // Codes that stand for a status of their own.
 inline constexpr std::string_view kRequestTooLarge = "request_too_large";  // InvalidArgument, but 413
 
-// Errors that more than one place makes: NotFound model_not_found unless `model` is empty or the served one;
-// InvalidArgument tokenizer_missing for text where the model is served for ids only.
-absl::Status CheckModelName(std::string_view model, std::string_view served_model_name);
-absl::Status TokenizerMissing(std::string_view param);
+// Errors that more than one place makes.
+absl::Status CheckModelName(std::string_view model, std::string_view served_model_name);  // or model_not_found
+absl::Status TokenizerMissing(std::string_view param);  // `param` needs text, and the model is served for ids only
+absl::Status ModelLoading();
+absl::Status ShuttingDown();
 
 }  // namespace optserve

@@ -9,6 +9,7 @@
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "server/api/error_codec.h"
 #include "server/completion/call.h"
 #include "server/completion/prompts.h"
 #include "server/completion/work_queue.h"
@@ -66,8 +67,6 @@ class CompletionService::Impl {
   const Options& options() const { return options_; }
 
  private:
-  absl::Status CheckModelName(const std::string& name) const;
-
   // Everything up to Submit; as long as the text is.
   void Begin(CallState& call) const;
 
@@ -78,17 +77,9 @@ class CompletionService::Impl {
   WorkQueue queue_;  // last: its threads use all of the above
 };
 
-absl::Status CompletionService::Impl::CheckModelName(const std::string& name) const {
-  if (name.empty() || name == options_.served_model_name) return absl::OkStatus();
-  return WithParam(
-      WithErrorCode(NotFound("there is no model {:.128}; this server has {}", name, options_.served_model_name),
-                    "model_not_found"),
-      "model");
-}
-
 std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
                                                                std::function<void()> on_ready) {
-  const absl::Status model_status = CheckModelName(request.model);
+  const absl::Status model_status = CheckModelName(request.model, options_.served_model_name);
   const size_t text_bytes = TextBytes(request);
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   const auto state = std::make_shared<CallState>(

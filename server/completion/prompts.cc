@@ -9,18 +9,11 @@
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "server/api/completion_fields.h"
+#include "server/api/error_codec.h"
 #include "server/text/utf8.h"
 
 namespace optserve {
 namespace {
-
-absl::Status TokenizerMissing(std::string_view param) {
-  return WithParam(WithErrorCode(InvalidArgument("{} is text, but the model is served without a tokenizer: send token "
-                                                 "ids, and return_token_ids for the answer",
-                                                 param),
-                                 "tokenizer_missing"),
-                   param);
-}
 
 absl::Status CheckId(int32_t id, std::string_view param, const ModelInfo& model) {
   if (id >= 0 && id < model.vocab_size) return absl::OkStatus();

@@ -53,12 +53,8 @@ absl::StatusOr<std::string> GrpcCompletionService::Authorize(const grpc::Callbac
 
 absl::StatusOr<CompletionService*> GrpcCompletionService::Service() const {
   CompletionService* service = service_;
-  if (draining_) {
-    return WithErrorCode(Unavailable("the server is shutting down; try another or try again later"), "shutting_down");
-  }
-  if (service == nullptr) {
-    return WithErrorCode(Unavailable("the model is still loading; try again in a few seconds"), "model_loading");
-  }
+  if (draining_) return ShuttingDown();
+  if (service == nullptr) return ModelLoading();
   return service;
 }
 
@@ -100,33 +96,48 @@ absl::StatusOr<CompletionService*> GrpcCompletionService::Service(const grpc::Ca
   return service;
 }
 
+grpc::ServerUnaryReactor* GrpcCompletionService::AnswerLater(grpc::CallbackServerContext& context, size_t size,
+                                                             std::function<absl::Status()> work) {
+  constexpr size_t kSmall = 16 * 1024;
+  if (size <= kSmall) return Answer(context, work());
+  grpc::ServerUnaryReactor* reactor = context.DefaultReactor();
+  const bool pushed = long_work_.Push([reactor, work = std::move(work)] { reactor->Finish(ToGrpcStatus(work())); });
+  if (!pushed) reactor->Finish(ToGrpcStatus(ResourceExhausted("too many long texts wait already; try again soon")));
+  return reactor;
+}
+
+// Request and response live until the answer is sent, so that work may look at them later.
+
 grpc::ServerUnaryReactor* GrpcCompletionService::Tokenize(grpc::CallbackServerContext* context,
                                                           const v1::TokenizeRequest* message,
                                                           v1::TokenizeResponse* response) {
-  return Answer(*context, [&]() -> absl::Status {
-    OPTSERVE_ASSIGN_OR_RETURN(const CompletionService* service, Service(*context, message->model()));
-    OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, decode_options_));
-    if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
-    OPTSERVE_ASSIGN_OR_RETURN(
-        const std::vector<int32_t> ids,
-        service->tokenizer()->Encode(request.prompt, {request.add_special_tokens, request.parse_special_tokens}));
-    response->mutable_tokens()->Add(ids.begin(), ids.end());
-    response->set_count(static_cast<int32_t>(ids.size()));
-    response->set_max_model_len(service->engine().model().max_model_len);
-    return absl::OkStatus();
-  }());
+  const absl::StatusOr<CompletionService*> service = Service(*context, message->model());
+  if (!service.ok()) return Answer(*context, service.status());
+  return AnswerLater(
+      *context, message->prompt().size(), [this, message, response, service = *service]() -> absl::Status {
+        OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, decode_options_));
+        if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
+        OPTSERVE_ASSIGN_OR_RETURN(
+            const std::vector<int32_t> ids,
+            service->tokenizer()->Encode(request.prompt, {request.add_special_tokens, request.parse_special_tokens}));
+        response->mutable_tokens()->Add(ids.begin(), ids.end());
+        response->set_count(static_cast<int32_t>(ids.size()));
+        response->set_max_model_len(service->engine().model().max_model_len);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* GrpcCompletionService::Detokenize(grpc::CallbackServerContext* context,
                                                             const v1::DetokenizeRequest* message,
                                                             v1::DetokenizeResponse* response) {
-  return Answer(*context, [&]() -> absl::Status {
-    OPTSERVE_ASSIGN_OR_RETURN(const CompletionService* service, Service(*context, message->model()));
+  const absl::StatusOr<CompletionService*> service = Service(*context, message->model());
+  if (!service.ok()) return Answer(*context, service.status());
+  return AnswerLater(*context, message->tokens_size(), [this, message, response, service = *service]() -> absl::Status {
     OPTSERVE_ASSIGN_OR_RETURN(const DetokenizeRequest request, DecodeDetokenizeRequest(*message, decode_options_));
     if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
     response->set_prompt(service->tokenizer()->Decode(request.tokens, /*skip_special=*/false));
     return absl::OkStatus();
-  }());
+  });
 }
 
 grpc::ServerUnaryReactor* GrpcCompletionService::ListModels(grpc::CallbackServerContext* context,

@@ -3,11 +3,13 @@
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include "optserve/v1/completion.grpc.pb.h"
 #include "server/api/proto_codec.h"
 #include "server/completion/completion_service.h"
+#include "server/completion/work_queue.h"
 #include "server/grpc/call_pump.h"
 #include "server/grpc/grpc_server.h"
 
@@ -48,6 +50,10 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   absl::StatusOr<CompletionService*> Service(const grpc::CallbackServerContext& context,
                                              const std::string& model) const;
 
+  // Answers with what `work` says: at once, or, when what it works on has a `size` that takes long, from long_work_.
+  grpc::ServerUnaryReactor* AnswerLater(grpc::CallbackServerContext& context, size_t size,
+                                        std::function<absl::Status()> work);
+
   // All that comes before a completion: who asks, of whom, and for what. Applies the call's deadline.
   struct Admitted {
     CompletionService* service = nullptr;
@@ -61,6 +67,7 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   const std::shared_ptr<CallPump> pump_;
   std::atomic<CompletionService*> service_ = nullptr;
   std::atomic<bool> draining_ = false;
+  WorkQueue long_work_{/*num_threads=*/1, /*max_waiting=*/64};
 };
 
 }  // namespace optserve

@@ -7,6 +7,7 @@
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "server/api/error_codec.h"
 #include "server/api/json_request.h"
 #include "server/api/json_response.h"
 
@@ -20,37 +21,23 @@ HttpResponse PlainText(std::string text) {
 // The service's tokenizer, or why there is none.
 absl::StatusOr<const Tokenizer*> FindTokenizer(const ServerState& server) {
   const CompletionService* service = server.service;
-  if (service == nullptr) return ModelIsLoading();
-  if (service->tokenizer() == nullptr) {
-    return WithErrorCode(
-        absl::InvalidArgumentError("the model has no tokenizer files: it takes and gives token ids only"),
-        "tokenizer_missing");
-  }
+  if (service == nullptr) return ModelLoading();
+  if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
   return service->tokenizer();
 }
 
 int32_t MaxModelLen(const ServerState& server) { return server.service.load()->engine().model().max_model_len; }
 
 absl::Status CheckModel(std::string_view model, const ServerState& server) {
-  const std::string& served = server.service.load()->options().served_model_name;
-  if (model.empty() || model == served) return absl::OkStatus();
-  return WithParam(WithErrorCode(NotFound("model {} is not served here; it is {}", model, served), "model_not_found"),
-                   "model");
+  return CheckModelName(model, server.service.load()->options().served_model_name);
 }
 
 }  // namespace
 
-absl::Status ModelIsLoading() {
-  return WithErrorCode(absl::UnavailableError("the model is still loading; /readyz says when it is there"),
-                       "model_loading");
-}
-
 HttpResponse Livez(const RouteCall&) { return PlainText("ok\n"); }
 
 HttpResponse Readyz(const RouteCall& call) {
-  if (call.server.draining) {
-    return ErrorResponse(WithErrorCode(absl::UnavailableError("the server is shutting down"), "shutting_down"));
-  }
+  if (call.server.draining) return ErrorResponse(ShuttingDown());
   if (call.server.options.ready) {
     const absl::Status ready = call.server.options.ready();
     // Whatever is the matter, to a probe it is the one answer that it knows.
@@ -58,7 +45,7 @@ HttpResponse Readyz(const RouteCall& call) {
       return ErrorResponse(WithErrorCode(absl::UnavailableError(ready.message()), ErrorCode(ready).value_or("")));
     }
   }
-  if (call.server.service == nullptr) return ErrorResponse(ModelIsLoading());
+  if (call.server.service == nullptr) return ErrorResponse(ModelLoading());
   return PlainText("ok\n");
 }
 
@@ -71,7 +58,7 @@ HttpResponse Version(const RouteCall&) { return {.body = R"({"version":")" OPTSE
 
 HttpResponse Models(const RouteCall& call) {
   const CompletionService* service = call.server.service;
-  if (service == nullptr) return ErrorResponse(ModelIsLoading());
+  if (service == nullptr) return ErrorResponse(ModelLoading());
   const ModelEntry model{.id = service->options().served_model_name,
                          .created = service->options().model_created,
                          .max_model_len = MaxModelLen(call.server)};

@@ -1,14 +1,10 @@
 #pragma once
 
-#include "absl/status/status.h"
 #include "server/http/routes.h"
 
 // The routes that are answered from memory or from the request alone.
 
 namespace optserve {
-
-// 503 model_loading.
-absl::Status ModelIsLoading();
 
 HttpResponse Livez(const RouteCall& call);
 HttpResponse Readyz(const RouteCall& call);

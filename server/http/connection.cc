@@ -10,6 +10,7 @@
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "server/api/error_codec.h"
 #include "server/api/json_request.h"
 #include "server/http/admin_routes.h"
 #include "server/http/ascii.h"
@@ -38,10 +39,6 @@ HttpResponse UnsupportedMediaType(std::string_view content_type) {
                                    "application/json (curl: -H 'Content-Type: application/json', or --json)",
                                    content_type.substr(0, 100)),
                        "unsupported_media_type");
-}
-
-absl::Status ShuttingDown() {
-  return WithErrorCode(absl::UnavailableError("the server is shutting down"), "shutting_down");
 }
 
 // Counts a completion as running, however its coroutine ends.
@@ -229,7 +226,7 @@ Task<bool> Connection::Answer(HttpRequest request) {
 
 Task<bool> Connection::Complete(const HttpRequest& request) {
   CompletionService* const service = server_.service;
-  if (service == nullptr) co_return co_await Send(ErrorResponse(ModelIsLoading()));
+  if (service == nullptr) co_return co_await Send(ErrorResponse(ModelLoading()));
 
   const auto decode = [&] { return DecodeCompletionRequest(request.body, server_.options.decode); };
   absl::StatusOr<CompletionRequest> decoded = absl::UnknownError("");
