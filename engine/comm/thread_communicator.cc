@@ -1,0 +1,124 @@
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "engine/comm/communicator.h"
+#include "kernels/common/check.h"
+
+namespace optserve {
+namespace {
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Where all ranks wait for each other. Spins for some tens of microseconds, about the time by which ranks that do the
+// same work differ, and then sleeps; with more ranks than processors it sleeps at once.
+class Barrier {
+ public:
+  explicit Barrier(int size)
+      : size_(size), spins_(size <= static_cast<int>(std::thread::hardware_concurrency()) ? 5000 : 0) {}
+
+  void Wait() {
+    const uint32_t round = round_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      round_.notify_all();
+      return;
+    }
+    for (int i = 0; i < spins_; ++i) {
+      if (round_.load(std::memory_order_acquire) != round) return;
+      Pause();
+    }
+    while (round_.load(std::memory_order_acquire) == round) round_.wait(round, std::memory_order_acquire);
+  }
+
+ private:
+  const int size_;
+  const int spins_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<uint32_t> round_{0};
+};
+
+// What the ranks of a group share: a barrier, and where each rank's tensor lies during a call.
+struct Group {
+  explicit Group(int size_in) : size(size_in), barrier(size_in), tensors(size_in) {}
+  const int size;
+  Barrier barrier;
+  std::vector<TensorView> tensors;
+};
+
+class ThreadCommunicator final : public Communicator {
+ public:
+  ThreadCommunicator(std::shared_ptr<Group> group, int rank) : group_(std::move(group)), rank_(rank) {}
+
+  int rank() const override { return rank_; }
+  int size() const override { return group_->size; }
+  absl::Status Check() override { return absl::OkStatus(); }
+
+  // Every rank sums one part of the tensor, in rank order, and writes the sum to all ranks.
+  void AllReduceSum(const TensorView& inout) override {
+    OPTSERVE_CHECK(inout.dtype == DType::kF32 && inout.is_contiguous());
+    if (group_->size == 1) return;
+    Publish(inout);
+    const int64_t n = inout.num_elements();
+    for (const TensorView& other : group_->tensors) OPTSERVE_CHECK(other.num_elements() == n);
+    // Parts end at cache lines, so that no two ranks write to one.
+    constexpr int64_t kLine = 16;
+    const int64_t lines = (n + kLine - 1) / kLine;
+    const int64_t begin = std::min(n, lines * rank_ / group_->size * kLine);
+    const int64_t end = std::min(n, lines * (rank_ + 1) / group_->size * kLine);
+    for (int64_t i = begin; i < end; i += kPiece) SumPiece(i, std::min(kPiece, end - i));
+    group_->barrier.Wait();
+  }
+
+  void AllGather(const TensorView& shard, const TensorView& all) override {
+    OPTSERVE_CHECK(shard.dtype == all.dtype && shard.is_contiguous() && all.is_contiguous());
+    OPTSERVE_CHECK(all.num_elements() == shard.num_elements() * group_->size);
+    Publish(shard);
+    const size_t bytes = shard.num_bytes();
+    for (int r = 0; r < group_->size; ++r) {
+      std::memcpy(static_cast<std::byte*>(all.data) + r * bytes, group_->tensors[r].data, bytes);
+    }
+    group_->barrier.Wait();
+  }
+
+ private:
+  static constexpr int64_t kPiece = 1024;
+
+  // After this, every rank sees every rank's tensor; after the barrier that ends the call it may change again.
+  void Publish(const TensorView& view) {
+    group_->tensors[rank_] = view;
+    group_->barrier.Wait();
+  }
+
+  void SumPiece(int64_t begin, int64_t n) const {
+    std::array<float, kPiece> sum;
+    std::copy_n(group_->tensors[0].as<const float>() + begin, n, sum.begin());
+    for (int r = 1; r < group_->size; ++r) {
+      const float* part = group_->tensors[r].as<const float>() + begin;
+      for (int64_t i = 0; i < n; ++i) sum[i] += part[i];
+    }
+    for (const TensorView& to : group_->tensors) std::copy_n(sum.begin(), n, to.as<float>() + begin);
+  }
+
+  std::shared_ptr<Group> group_;
+  int rank_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Communicator>> MakeThreadCommunicators(int size) {
+  OPTSERVE_CHECK(size >= 1) << "size is " << size;
+  auto group = std::make_shared<Group>(size);
+  std::vector<std::unique_ptr<Communicator>> ranks;
+  for (int r = 0; r < size; ++r) ranks.push_back(std::make_unique<ThreadCommunicator>(group, r));
+  return ranks;
+}
+
+}  // namespace optserve

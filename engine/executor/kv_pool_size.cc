@@ -1,0 +1,47 @@
+#include "engine/executor/kv_pool_size.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "engine/util/status.h"
+
+namespace optserve {
+
+absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
+                                    int64_t available_bytes) {
+  const int64_t block = config.block_size;
+  const auto blocks_for = [&](int64_t tokens) { return (tokens + block - 1) / block; };
+  const int64_t least = blocks_for(max_model_len);
+  const int64_t bytes = config.kv_cache_bytes > 0 ? config.kv_cache_bytes : available_bytes / 2;
+  int64_t blocks = bytes / (bytes_per_token * block);
+  if (blocks < least) {
+    const int64_t needed = least * block * bytes_per_token;
+    if (config.kv_cache_bytes > 0) {
+      return ResourceExhausted(
+          "kv_cache_bytes is {}, but one sequence of {} tokens needs {} bytes; raise it, or lower max_model_len",
+          config.kv_cache_bytes, max_model_len, needed);
+    }
+    return ResourceExhausted(
+        "one sequence of {} tokens needs {} bytes of KV cache, and only half of the {} bytes of memory that are "
+        "available may be used; lower max_model_len",
+        max_model_len, needed, available_bytes);
+  }
+  if (config.kv_cache_bytes == 0) blocks = std::min(blocks, least * config.max_num_seqs);
+  // Slots are 32-bit.
+  blocks = std::min(blocks, int64_t{std::numeric_limits<int32_t>::max()} / block);
+  return KvBudget{.num_blocks = static_cast<int32_t>(blocks), .block_size = config.block_size};
+}
+
+int64_t AvailableMemoryBytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    int64_t kib = 0;
+    if (key == "MemAvailable:" && meminfo >> kib) return kib * 1024;
+    meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
+}
+
+}  // namespace optserve

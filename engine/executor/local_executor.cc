@@ -1,0 +1,106 @@
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/comm/communicator.h"
+#include "engine/executor/executor.h"
+#include "engine/executor/kv_pool_size.h"
+#include "engine/executor/rank_worker.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/opt_config.h"
+#include "engine/model/opt_weights.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "kernels/common/thread_pool.h"
+
+namespace optserve {
+namespace {
+
+// All ranks in this process, a thread each; rank 0 is the caller's.
+class LocalExecutor final : public Executor {
+ public:
+  explicit LocalExecutor(EngineConfig config) : config_(std::move(config)) {}
+
+  absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
+    OPTSERVE_ASSIGN_OR_RETURN(model_config_, LoadOptConfig(config_.model_path));
+    OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model_config_, config_.tensor_parallel_size));
+    if (config_.max_model_len > model_config_.max_positions) {
+      return InvalidArgument("max_model_len is {}, but the model has {} positions", config_.max_model_len,
+                             model_config_.max_positions);
+    }
+    OPTSERVE_ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint(config_.model_path));
+    OPTSERVE_ASSIGN_OR_RETURN(OptTensors tensors, OptTensors::Match(model_config_, *checkpoint_));
+    if (progress) progress(0, tensors.num_bytes());
+    OPTSERVE_RETURN_IF_ERROR(MakeRanks(tensors));
+    if (progress) progress(tensors.num_bytes(), tensors.num_bytes());
+
+    const int64_t max_model_len = config_.max_model_len > 0 ? config_.max_model_len : model_config_.max_positions;
+    const int64_t bytes_per_token = KvCache::BytesPerToken({.num_layers = model_config_.num_layers,
+                                                            .num_heads = model_config_.num_heads,
+                                                            .head_size = model_config_.head_size()});
+    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv,
+                              SizeKvPool(config_, max_model_len, bytes_per_token, AvailableMemoryBytes()));
+    const int64_t max_tokens = std::max(config_.max_num_batched_tokens, config_.max_num_seqs);
+    for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, max_tokens));
+
+    StartResult result{.kv = kv};
+    result.model = {.vocab_size = model_config_.vocab_size,
+                    .max_model_len = static_cast<int32_t>(max_model_len),
+                    .eos_token_ids = model_config_.eos_token_ids,
+                    .bos_token_id = model_config_.bos_token_id,
+                    .max_num_seqs = config_.max_num_seqs,
+                    .kv_tokens = int64_t{kv.num_blocks} * kv.block_size,
+                    .weight_bytes = tensors.num_bytes(),
+                    .num_parameters = tensors.num_parameters()};
+    return result;
+  }
+
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
+    if (ranks_.size() == 1) return ranks_[0].Execute(plan);
+    // A rank that fails may leave the others waiting for it in a collective. On the CPU a rank fails only for want of
+    // memory before its first collective, and then all do.
+    threads_->Run([&](int rank) { results_[rank] = ranks_[rank].Execute(plan); });
+    for (absl::StatusOr<StepResult>& result : results_) OPTSERVE_RETURN_IF_ERROR(result.status());
+    return std::move(results_[0]);
+  }
+
+ private:
+  absl::Status MakeRanks(const OptTensors& tensors) {
+    const int num_ranks = config_.tensor_parallel_size;
+    const int num_threads =
+        config_.num_threads > 0 ? config_.num_threads : static_cast<int>(std::thread::hardware_concurrency());
+    std::vector<std::unique_ptr<Communicator>> comms = MakeThreadCommunicators(num_ranks);
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      // The first ranks get what does not divide.
+      const int threads = num_threads / num_ranks + (rank < num_threads % num_ranks ? 1 : 0);
+      OPTSERVE_ASSIGN_OR_RETURN(
+          std::unique_ptr<Backend> backend,
+          MakeBackend({.kind = config_.device == DeviceChoice::kCuda ? DeviceKind::kCuda : DeviceKind::kCpu,
+                       .index = rank,
+                       .num_threads = std::max(1, threads)}));
+      ranks_.emplace_back(model_config_, std::move(backend), std::move(comms[rank]));
+      OPTSERVE_RETURN_IF_ERROR(ranks_.back().LoadWeights(tensors));
+    }
+    if (num_ranks > 1) {
+      results_.resize(num_ranks);
+      threads_ = std::make_unique<ThreadPool>(num_ranks);
+    }
+    return absl::OkStatus();
+  }
+
+  EngineConfig config_;
+  OptConfig model_config_;
+  std::unique_ptr<Checkpoint> checkpoint_;  // outlives the ranks, whose weights are views of it
+  std::vector<RankWorker> ranks_;
+  std::vector<absl::StatusOr<StepResult>> results_;
+  std::unique_ptr<ThreadPool> threads_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Executor>> MakeLocalExecutor(const EngineConfig& config) {
+  return std::make_unique<LocalExecutor>(config);
+}
+
+}  // namespace optserve

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/comm/communicator.h"
+#include "engine/executor/executor.h"
+#include "engine/executor/step_inputs.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/opt_config.h"
+#include "engine/model/opt_model.h"
+#include "engine/model/opt_weights.h"
+#include "kernels/backend.h"
+
+namespace optserve {
+
+// One rank: a device with its shard of the weights, its share of the KV cache, and the model that uses them. Rank 0
+// also samples. It remembers nothing of earlier plans but what they put into the KV cache.
+//
+// One thread at a time calls; within a step all ranks of the group must be called.
+class RankWorker {
+ public:
+  RankWorker(const OptConfig& config, std::unique_ptr<Backend> backend, std::unique_ptr<Communicator> comm)
+      : config_(config), backend_(std::move(backend)), comm_(std::move(comm)) {}
+
+  // `tensors` and the checkpoint behind them outlive the worker.
+  absl::Status LoadWeights(const OptTensors& tensors);
+
+  // Takes the memory of the KV cache and of steps up to max_tokens tokens. ResourceExhausted names the shortfall.
+  absl::Status Allocate(const KvBudget& kv, int64_t max_tokens);
+
+  // Runs the plan. The result is empty on all ranks but 0.
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan);
+
+  Backend& backend() { return *backend_; }
+
+ private:
+  // Results of one tile of logits, in the backend's memory and, after CopyOut, on the host.
+  struct TileResults {
+    TensorView ids;           // [kLogitTile] i32
+    TensorView logprobs;      // [kLogitTile] f32
+    TensorView finite;        // [kLogitTile] i32
+    TensorView top_ids;       // [kLogitTile, kMaxTopLogprobs] i32
+    TensorView top_logprobs;  // [kLogitTile, kMaxTopLogprobs] f32
+  };
+
+  absl::Status SampleRows(int64_t begin, int64_t count, StepResult& result);
+  absl::Status ScoreRows(int64_t begin, int64_t count, StepResult& result);
+  absl::Status ReadBack();
+  TokenScore ScoreAt(int64_t row, int32_t id, int32_t num_top) const;
+
+  OptConfig config_;
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Communicator> comm_;
+  OptWeights weights_;
+  int32_t block_size_ = 0;
+  std::optional<KvCache> kv_;
+  std::optional<OptModel> model_;
+  StepInputs inputs_;
+
+  std::unique_ptr<Buffer> result_memory_;
+  TileResults device_;
+  std::vector<std::byte> host_memory_;
+  TileResults host_;
+};
+
+}  // namespace optserve

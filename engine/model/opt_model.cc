@@ -1,0 +1,207 @@
+#include "engine/model/opt_model.h"
+
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "engine/util/status_macros.h"
+#include "kernels/common/check.h"
+
+namespace optserve {
+namespace {
+
+// [T, N] columns of a matrix as [T, H, D].
+TensorView AsHeads(const TensorView& matrix, int64_t num_heads, int64_t head_size) {
+  TensorView view = matrix;
+  view.rank = 3;
+  view.dims = {matrix.dims[0], num_heads, head_size, 0};
+  return view;
+}
+
+}  // namespace
+
+absl::StatusOr<OptModel> OptModel::Make(const OptConfig& config, OptWeights weights, int64_t max_tokens, KvCache& kv,
+                                        Communicator& comm, Backend& backend) {
+  OptModel model(config, std::move(weights), kv, comm, backend);
+  OPTSERVE_RETURN_IF_ERROR(model.AllocateActivations(max_tokens));
+  return model;
+}
+
+absl::Status OptModel::AllocateActivations(int64_t max_tokens) {
+  Activations& a = activations_;
+  const bool several = comm_->size() > 1;
+  const int64_t vocab_rows = VocabRowsPerRank(config_.vocab_size, comm_->size());
+  struct Want {
+    TensorView* view;
+    int64_t rows;
+    int64_t columns;
+  };
+  const std::array<Want, 12> wants = {{
+      {&a.embed, config_.has_projections() ? max_tokens : 0, config_.embed_size},
+      {&a.x, max_tokens, config_.hidden_size},
+      {&a.h, max_tokens, config_.hidden_size},
+      {&a.qkv, max_tokens, 3 * local_width()},
+      {&a.attn, max_tokens, local_width()},
+      {&a.ffn, max_tokens, config_.ffn_size / comm_->size()},
+      {&a.partial, several ? max_tokens : 0, config_.hidden_size},
+      {&a.rows, kLogitTile, config_.hidden_size},
+      {&a.embed_rows, config_.has_projections() ? kLogitTile : 0, config_.embed_size},
+      {&a.logits_shard, several ? kLogitTile : 0, vocab_rows},
+      {&a.gathered, several ? comm_->size() : 0, kLogitTile * vocab_rows},
+      {&a.logits, kLogitTile, config_.vocab_size},
+  }};
+  constexpr int64_t kLine = 16;  // floats; every array starts on a cache line
+  const auto padded = [](const Want& want) { return (want.rows * want.columns + kLine - 1) / kLine * kLine; };
+  int64_t floats = 0;
+  for (const Want& want : wants) floats += padded(want);
+  OPTSERVE_ASSIGN_OR_RETURN(memory_, backend_->Allocate(static_cast<size_t>(floats) * sizeof(float)));
+  float* at = static_cast<float*>(memory_->data());
+  for (const Want& want : wants) {
+    *want.view = MakeView(at, DType::kF32, want.rows, want.columns);
+    at += padded(want);
+  }
+  return absl::OkStatus();
+}
+
+void OptModel::Forward(const StepInputs& in) {
+  const TensorView x = activations_.x.Rows(0, in.num_tokens);
+  for (int32_t layer = 0; in.copy_src.dims[0] > 0 && layer < config_.num_layers; ++layer) {
+    backend_->CopyBlocks(
+        {.k_cache = kv_->keys(layer), .v_cache = kv_->values(layer), .src = in.copy_src, .dst = in.copy_dst});
+  }
+  Embed(in, x);
+  for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+    SelfAttention(layer, in, x);
+    FeedForward(layer, x);
+  }
+}
+
+// x = project_in(E[id]) + P[position]
+void OptModel::Embed(const StepInputs& in, const TensorView& x) {
+  const TensorView e = config_.has_projections() ? activations_.embed.Rows(0, in.num_tokens) : x;
+  backend_->Embedding({.out = e,
+                       .ids = in.token_ids,
+                       .table = weights_.embed_tokens,
+                       .first_id = static_cast<int32_t>(weights_.vocab.first)});
+  if (comm_->size() > 1) comm_->AllReduceSum(e);
+  if (config_.has_projections()) backend_->Linear({.x = e, .parts = {{{.weight = weights_.project_in, .out = x}}}});
+  backend_->PositionEmbedding({.x = x, .positions = in.positions, .table = weights_.embed_positions});
+}
+
+// x += Attention(LayerNorm(x)); a decoder layer's first half. Pre-LN except OPT-350M, where the norm comes last.
+void OptModel::SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x) {
+  const LayerWeights& w = weights_.layers[layer];
+  TensorView h = x;
+  if (config_.layer_norm_first) {
+    h = activations_.h.Rows(0, in.num_tokens);
+    Norm(w.attn_norm, x, h);
+  }
+  const TensorView qkv = activations_.qkv.Rows(0, in.num_tokens);
+  const auto part = [&](int64_t i) { return qkv.Columns(i * local_width(), local_width()); };
+  backend_->Linear(
+      {.x = h,
+       .parts = {{{w.q.weight, w.q.bias, part(0)}, {w.k.weight, w.k.bias, part(1)}, {w.v.weight, w.v.bias, part(2)}}},
+       .num_parts = 3});
+  const auto heads = [&](const TensorView& view) { return AsHeads(view, local_heads(), config_.head_size()); };
+  backend_->WriteKv({.k_cache = kv_->keys(layer),
+                     .v_cache = kv_->values(layer),
+                     .k = heads(part(1)),
+                     .v = heads(part(2)),
+                     .slots = in.slots});
+  const TensorView attn = activations_.attn.Rows(0, in.num_tokens);
+  Attend(layer, in, heads(part(0)), heads(attn));
+  RowParallel(w.out, attn, x);
+  if (!config_.layer_norm_first) Norm(w.attn_norm, x, x);
+}
+
+// The decoding sequences' tokens come first in a step, then the prefill chunks.
+void OptModel::Attend(int32_t layer, const StepInputs& in, const TensorView& q, const TensorView& out) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_size()));
+  const auto params = [&](int64_t first_token, int64_t num_tokens, int64_t first_sequence, int64_t num_sequences) {
+    return PagedAttentionParams{.out = out.Rows(first_token, num_tokens),
+                                .q = q.Rows(first_token, num_tokens),
+                                .k_cache = kv_->keys(layer),
+                                .v_cache = kv_->values(layer),
+                                .block_tables = in.block_tables.Rows(first_sequence, num_sequences),
+                                .context_lens = in.context_lens.Rows(first_sequence, num_sequences),
+                                .scale = scale};
+  };
+  if (in.num_decode > 0) {
+    PagedAttentionParams p = params(0, in.num_decode, 0, in.num_decode);
+    p.query_starts = in.decode_starts;
+    p.max_context_len = in.max_decode_context;
+    backend_->PagedDecode(p);
+  }
+  if (in.num_sequences > in.num_decode) {
+    PagedAttentionParams p =
+        params(in.num_decode, in.num_tokens - in.num_decode, in.num_decode, in.num_sequences - in.num_decode);
+    p.query_starts = in.prefill_starts;
+    p.max_context_len = in.max_prefill_context;
+    backend_->PagedPrefill(p);
+  }
+}
+
+// x += FC2(activation(FC1(LayerNorm(x)))); a decoder layer's second half.
+void OptModel::FeedForward(int32_t layer, const TensorView& x) {
+  const LayerWeights& w = weights_.layers[layer];
+  TensorView h = x;
+  if (config_.layer_norm_first) {
+    h = activations_.h.Rows(0, x.dims[0]);
+    Norm(w.ffn_norm, x, h);
+  }
+  const TensorView ffn = activations_.ffn.Rows(0, x.dims[0]);
+  backend_->Linear({.x = h, .parts = {{{w.fc1.weight, w.fc1.bias, ffn}}}, .activation = config_.activation});
+  RowParallel(w.fc2, ffn, x);
+  if (!config_.layer_norm_first) Norm(w.ffn_norm, x, x);
+}
+
+void OptModel::Norm(const NormWeights& norm, const TensorView& x, const TensorView& out) {
+  backend_->LayerNorm({.out = out, .x = x, .weight = norm.weight, .bias = norm.bias});
+}
+
+void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& residual) {
+  if (comm_->size() == 1) {
+    backend_->Linear({.x = input, .parts = {{{linear.weight, linear.bias, residual}}}, .accumulate = true});
+    return;
+  }
+  const TensorView partial = activations_.partial.Rows(0, input.dims[0]);
+  backend_->Linear({.x = input, .parts = {{{.weight = linear.weight, .out = partial}}}});
+  comm_->AllReduceSum(partial);
+  backend_->AddBiasResidual({.x = residual, .partial = partial, .bias = linear.bias});
+}
+
+TensorView OptModel::Logits(const StepInputs& in, int64_t begin, int64_t count) {
+  OPTSERVE_CHECK(count >= 1 && count <= kLogitTile) << count << " rows";
+  const Activations& a = activations_;
+  TensorView rows = a.rows.Rows(0, count);
+  backend_->GatherRows({.out = rows, .x = a.x.Rows(0, in.num_tokens), .rows = in.logit_rows.Rows(begin, count)});
+  if (config_.final_layer_norm) Norm(weights_.final_norm, rows, rows);
+  if (config_.has_projections()) {
+    const TensorView projected = a.embed_rows.Rows(0, count);
+    backend_->Linear({.x = rows, .parts = {{{.weight = weights_.project_out, .out = projected}}}});
+    rows = projected;
+  }
+  const TensorView logits = a.logits.Rows(0, count);
+  if (comm_->size() == 1) {
+    backend_->Linear({.x = rows, .parts = {{{.weight = weights_.lm_head, .out = logits}}}});
+    return logits;
+  }
+
+  // Every rank's shard has the same width; the last may use less of it, or nothing.
+  const TensorView shard = a.logits_shard.Rows(0, count);
+  if (weights_.vocab.count > 0) {
+    backend_->Linear(
+        {.x = rows, .parts = {{{.weight = weights_.lm_head, .out = shard.Columns(0, weights_.vocab.count)}}}});
+  }
+  const int64_t width = shard.dims[1];
+  comm_->AllGather(shard, MakeView(a.gathered.data, DType::kF32, comm_->size(), count, width));
+  for (int32_t r = 0; comm_->rank() == 0 && r < comm_->size(); ++r) {
+    const VocabRange range = VocabRangeOf(config_.vocab_size, {.rank = r, .size = comm_->size()});
+    if (range.count == 0) continue;
+    const TensorView part = MakeView(a.gathered.as<float>() + r * count * width, DType::kF32, count, width);
+    backend_->CopyRows({.dst = logits.Columns(range.first, range.count), .src = part.Columns(0, range.count)});
+  }
+  return logits;
+}
+
+}  // namespace optserve

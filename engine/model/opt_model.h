@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/comm/communicator.h"
+#include "engine/executor/step_inputs.h"
+#include "engine/model/kv_cache.h"
+#include "engine/model/opt_config.h"
+#include "engine/model/opt_weights.h"
+#include "kernels/backend.h"
+
+namespace optserve {
+
+// The forward pass of an OPT on one rank. All sizes of OPT, OPT-IML and Galactica are this class with other numbers.
+//
+// Source  Zhang et al. 2022, "OPT"; the reference implementation is transformers' modeling_opt.py.
+class OptModel {
+ public:
+  // Logits are made in tiles of so many rows: memory for them does not grow with the prompt or the batch.
+  static constexpr int64_t kLogitTile = 64;
+
+  // Allocates what a step of up to max_tokens tokens needs. `kv`, `comm` and `backend` outlive the model.
+  static absl::StatusOr<OptModel> Make(const OptConfig& config, OptWeights weights, int64_t max_tokens, KvCache& kv,
+                                       Communicator& comm, Backend& backend);
+
+  // Computes all tokens of a step and stores their keys and values. The hidden states stay for Logits.
+  void Forward(const StepInputs& in);
+
+  // Logits [count, V] of rows [begin, begin + count) of in.logit_rows; count <= kLogitTile. Complete on rank 0 alone.
+  // The view is valid until the next call.
+  TensorView Logits(const StepInputs& in, int64_t begin, int64_t count);
+
+ private:
+  // Activations of one step, [T, ...] each; views of one buffer.
+  struct Activations {
+    TensorView embed;         // [T, w]; with projections only
+    TensorView x;             // [T, E]: the residual stream
+    TensorView h;             // [T, E]: normalised
+    TensorView qkv;           // [T, 3 * H * D]
+    TensorView attn;          // [T, H * D]
+    TensorView ffn;           // [T, F / ranks]
+    TensorView partial;       // [T, E]: one rank's summand; with several ranks only
+    TensorView rows;          // [kLogitTile, E]
+    TensorView embed_rows;    // [kLogitTile, w]; with projections only
+    TensorView logits_shard;  // [kLogitTile, V / ranks]; with several ranks only
+    TensorView gathered;      // [ranks, kLogitTile * V / ranks]; with several ranks only
+    TensorView logits;        // [kLogitTile, V]
+  };
+
+  OptModel(const OptConfig& config, OptWeights weights, KvCache& kv, Communicator& comm, Backend& backend)
+      : config_(config), weights_(std::move(weights)), kv_(&kv), comm_(&comm), backend_(&backend) {}
+
+  absl::Status AllocateActivations(int64_t max_tokens);
+
+  void Embed(const StepInputs& in, const TensorView& x);
+  void SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x);
+  void FeedForward(int32_t layer, const TensorView& x);
+  void Attend(int32_t layer, const StepInputs& in, const TensorView& q, const TensorView& out);
+  void Norm(const NormWeights& norm, const TensorView& x, const TensorView& out);
+  // residual += input * weight^T, summed over ranks, + bias once.
+  void RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& residual);
+
+  int64_t local_heads() const { return config_.num_heads / comm_->size(); }
+  int64_t local_width() const { return local_heads() * config_.head_size(); }
+
+  OptConfig config_;
+  OptWeights weights_;
+  KvCache* kv_;
+  Communicator* comm_;
+  Backend* backend_;
+  Activations activations_;
+  std::unique_ptr<Buffer> memory_;
+};
+
+}  // namespace optserve

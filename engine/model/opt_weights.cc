@@ -1,0 +1,231 @@
+#include "engine/model/opt_weights.h"
+
+#include <fmt/format.h>
+
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+
+namespace optserve {
+namespace {
+
+// Stored beside the weights by some writers and no part of the model: a version number of fairseq's decoder, and
+// metaseq's second name of embed_tokens.
+constexpr std::string_view kIgnored[] = {"version", "output_projection.weight"};
+
+// What stands in front of the decoder's names; the first under which there is a token embedding.
+std::string FindPrefix(const Checkpoint& checkpoint) {
+  for (const char* prefix : {"model.decoder.", "decoder.", ""}) {
+    if (checkpoint.Find(prefix + std::string("embed_tokens.weight")) != nullptr) return prefix;
+  }
+  return "model.decoder.";
+}
+
+std::string ShapeText(const TensorView& view) {
+  std::string text = "[";
+  for (int32_t i = 0; i < view.rank; ++i) text += fmt::format("{}{}", i == 0 ? "" : ", ", view.dims[i]);
+  return text + "]";
+}
+
+// Gathers complaints, so that a user sees all of them at once; the first few in full.
+class Complaints {
+ public:
+  void Add(std::string complaint) {
+    if (++count_ <= kShown) text_ += (count_ == 1 ? "" : "; ") + std::move(complaint);
+  }
+  absl::Status status() const {
+    if (count_ == 0) return absl::OkStatus();
+    if (count_ <= kShown) return absl::InvalidArgumentError(text_);
+    return InvalidArgument("{}; and {} more", text_, count_ - kShown);
+  }
+
+ private:
+  static constexpr int kShown = 5;
+  int count_ = 0;
+  std::string text_;
+};
+
+// Goes through the table and the checkpoint side by side.
+class Matcher {
+ public:
+  Matcher(const OptConfig& config, const Checkpoint& checkpoint)
+      : config_(config), checkpoint_(checkpoint), prefix_(FindPrefix(checkpoint)) {
+    has_bias_ = AnyStored(Presence::kWithBias);
+    has_affine_ = AnyStored(Presence::kWithAffine);
+  }
+
+  template <typename Found>
+  absl::Status Run(const Found& found) {
+    for (const TensorSpec& spec : ModelTensors()) Visit(-1, spec, found);
+    for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+      for (const TensorSpec& spec : LayerTensors()) Visit(layer, spec, found);
+    }
+    for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
+      if (known_.contains(tensor.name) || IsIgnored(tensor.name)) continue;
+      complaints_.Add(fmt::format("{}: tensor {} is none of this model's", tensor.file, tensor.name));
+    }
+    return complaints_.status();
+  }
+
+ private:
+  std::string NameOf(int32_t layer, const TensorSpec& spec) const {
+    if (spec.role == TensorRole::kLmHead) return spec.name;
+    return layer < 0 ? prefix_ + spec.name : fmt::format("{}layers.{}.{}", prefix_, layer, spec.name);
+  }
+
+  // The presence of tensors decides what the model has, because config files are wrong about it (Galactica): a kind of
+  // tensor that is there once must be there everywhere.
+  bool AnyStored(Presence presence) const {
+    for (const TensorSpec& spec : ModelTensors()) {
+      if (spec.presence == presence && checkpoint_.Find(NameOf(-1, spec)) != nullptr) return true;
+    }
+    for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
+      for (const TensorSpec& spec : LayerTensors()) {
+        if (spec.presence == presence && checkpoint_.Find(NameOf(layer, spec)) != nullptr) return true;
+      }
+    }
+    return false;
+  }
+
+  bool IsExpected(int32_t layer, const TensorSpec& spec) const {
+    const bool is_final_norm = layer < 0 && spec.presence == Presence::kWithAffine;
+    if (is_final_norm && !config_.final_layer_norm) return false;
+    switch (spec.presence) {
+      case Presence::kAlways:
+        return true;
+      case Presence::kWithBias:
+        return has_bias_;
+      case Presence::kWithAffine:
+        return has_affine_;
+      case Presence::kWithProjections:
+        return config_.has_projections();
+      case Presence::kUntied:
+        return !config_.tied_embeddings;
+    }
+    return false;
+  }
+
+  template <typename Found>
+  void Visit(int32_t layer, const TensorSpec& spec, const Found& found) {
+    const std::string name = NameOf(layer, spec);
+    const CheckpointTensor* tensor = checkpoint_.Find(name);
+    if (!IsExpected(layer, spec)) return;
+    if (tensor == nullptr) {
+      complaints_.Add(fmt::format("{}: tensor {} is missing", checkpoint_.format(), name));
+      return;
+    }
+    known_.insert(tensor->name);
+    const int64_t rows = SizeOfDim(config_, spec.rows), columns = SizeOfDim(config_, spec.columns);
+    const int32_t rank = spec.columns == Dim::kNone ? 1 : 2;
+    const TensorView& view = tensor->view;
+    if (view.rank != rank || view.dims[0] != rows || (rank == 2 && view.dims[1] != columns)) {
+      complaints_.Add(fmt::format("{}: tensor {} has shape {}, config.json needs {}", tensor->file, name,
+                                  ShapeText(view),
+                                  rank == 1 ? fmt::format("[{}]", rows) : fmt::format("[{}, {}]", rows, columns)));
+      return;
+    }
+    found(layer, spec.role, *tensor);
+  }
+
+  bool IsIgnored(std::string_view name) const {
+    if (name == "lm_head.weight") return config_.tied_embeddings;
+    if (name.substr(0, prefix_.size()) != prefix_) return false;
+    for (const std::string_view ignored : kIgnored) {
+      if (name.substr(prefix_.size()) == ignored) return true;
+    }
+    return false;
+  }
+
+  const OptConfig& config_;
+  const Checkpoint& checkpoint_;
+  std::string prefix_;
+  bool has_bias_ = false;
+  bool has_affine_ = false;
+  std::set<std::string_view> known_;
+  Complaints complaints_;
+};
+
+// Loads one rank's shards, tensor by tensor; the first error stays.
+class ShardLoader {
+ public:
+  ShardLoader(const OptTensors& tensors, const Shard& shard, Backend& backend)
+      : tensors_(tensors), shard_(shard), backend_(backend) {}
+
+  TensorView Load(int32_t layer, TensorRole role) {
+    const CheckpointTensor* tensor = tensors_.Find(layer, role);
+    if (tensor == nullptr || !status_.ok()) return {};
+    absl::StatusOr<TensorView> loaded = backend_.LoadWeight(ShardOf(tensor->view, SplitOf(role), shard_));
+    if (!loaded.ok()) {
+      status_ = loaded.status();
+      return {};
+    }
+    return *loaded;
+  }
+
+  absl::Status status() const { return status_; }
+
+ private:
+  static Split SplitOf(TensorRole role) {
+    for (const auto& specs : {ModelTensors(), LayerTensors()}) {
+      for (const TensorSpec& spec : specs) {
+        if (spec.role == role) return spec.split;
+      }
+    }
+    return Split::kReplicated;
+  }
+
+  const OptTensors& tensors_;
+  Shard shard_;
+  Backend& backend_;
+  absl::Status status_;
+};
+
+}  // namespace
+
+absl::StatusOr<OptTensors> OptTensors::Match(const OptConfig& config, const Checkpoint& checkpoint) {
+  OptTensors result;
+  OPTSERVE_RETURN_IF_ERROR(
+      Matcher(config, checkpoint).Run([&](int32_t layer, TensorRole role, const CheckpointTensor& tensor) {
+        result.tensors_.emplace(std::pair(layer, role), &tensor);
+        result.num_parameters_ += tensor.view.num_elements();
+        result.num_bytes_ += static_cast<int64_t>(tensor.view.num_bytes());
+      }));
+  return result;
+}
+
+const CheckpointTensor* OptTensors::Find(int32_t layer, TensorRole role) const {
+  const auto at = tensors_.find({layer, role});
+  return at == tensors_.end() ? nullptr : at->second;
+}
+
+absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
+                                          Backend& backend) {
+  using R = TensorRole;
+  ShardLoader loader(tensors, shard, backend);
+  OptWeights weights{.embed_tokens = loader.Load(-1, R::kEmbedTokens),
+                     .embed_positions = loader.Load(-1, R::kEmbedPositions),
+                     .project_in = loader.Load(-1, R::kProjectIn),
+                     .project_out = loader.Load(-1, R::kProjectOut),
+                     .final_norm = {loader.Load(-1, R::kFinalNormWeight), loader.Load(-1, R::kFinalNormBias)},
+                     .vocab = VocabRangeOf(config.vocab_size, shard)};
+  weights.lm_head = config.tied_embeddings ? weights.embed_tokens : loader.Load(-1, R::kLmHead);
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    weights.layers.push_back({
+        .attn_norm = {loader.Load(i, R::kAttnNormWeight), loader.Load(i, R::kAttnNormBias)},
+        .q = {loader.Load(i, R::kQWeight), loader.Load(i, R::kQBias)},
+        .k = {loader.Load(i, R::kKWeight), loader.Load(i, R::kKBias)},
+        .v = {loader.Load(i, R::kVWeight), loader.Load(i, R::kVBias)},
+        .out = {loader.Load(i, R::kOutWeight), loader.Load(i, R::kOutBias)},
+        .ffn_norm = {loader.Load(i, R::kFfnNormWeight), loader.Load(i, R::kFfnNormBias)},
+        .fc1 = {loader.Load(i, R::kFc1Weight), loader.Load(i, R::kFc1Bias)},
+        .fc2 = {loader.Load(i, R::kFc2Weight), loader.Load(i, R::kFc2Bias)},
+    });
+  }
+  OPTSERVE_RETURN_IF_ERROR(loader.status());
+  return weights;
+}
+
+}  // namespace optserve

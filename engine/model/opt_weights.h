@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/model/opt_config.h"
+#include "engine/model/sharding.h"
+#include "kernels/backend.h"
+
+namespace optserve {
+
+struct NormWeights {
+  TensorView weight;  // [E], or empty: 1
+  TensorView bias;    // [E], or empty: 0
+};
+
+struct LinearWeights {
+  TensorView weight;  // [N, K]
+  TensorView bias;    // [N], or empty: 0
+};
+
+struct LayerWeights {
+  NormWeights attn_norm;
+  LinearWeights q, k, v;
+  LinearWeights out;  // the bias is of the whole, to be added once
+  NormWeights ffn_norm;
+  LinearWeights fc1;
+  LinearWeights fc2;  // the bias is of the whole, to be added once
+};
+
+// One rank's weights, in its backend's memory.
+struct OptWeights {
+  TensorView embed_tokens;     // [V / ranks, w]: rows from vocab.first on
+  TensorView embed_positions;  // [max_positions + 2, E]
+  TensorView project_in;       // [E, w], or empty
+  TensorView project_out;      // [w, E], or empty
+  std::vector<LayerWeights> layers;
+  NormWeights final_norm;
+  TensorView lm_head;  // [V / ranks, w]; the same memory as embed_tokens when tied
+  VocabRange vocab;
+};
+
+// The tensors of a checkpoint by what they are in the model; each is whole, of the right shape, and named exactly once.
+class OptTensors {
+ public:
+  // InvalidArgument: a list of what is missing, has a wrong shape, or is not of this model, each with its file.
+  static absl::StatusOr<OptTensors> Match(const OptConfig& config, const Checkpoint& checkpoint);
+
+  // nullptr where the model does without. `layer` is -1 for tensors of the model itself.
+  const CheckpointTensor* Find(int32_t layer, TensorRole role) const;
+
+  int64_t num_parameters() const { return num_parameters_; }
+  int64_t num_bytes() const { return num_bytes_; }
+
+ private:
+  std::map<std::pair<int32_t, TensorRole>, const CheckpointTensor*> tensors_;
+  int64_t num_parameters_ = 0;
+  int64_t num_bytes_ = 0;
+};
+
+// Makes a rank's shard of every tensor usable by its backend. The checkpoint must outlive the backend.
+absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
+                                          Backend& backend);
+
+}  // namespace optserve
