@@ -112,7 +112,7 @@ void CallState::Begin(std::vector<PreparedPrompt> prompts, const std::vector<uin
   }
   num_unfinished_ = static_cast<int32_t>(prompts.size()) * num_candidates();
   {
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     has_begun_ = true;
   }
   if (const absl::Status status = SubmitAll(seeds); !status.ok()) Fail(status);
@@ -123,13 +123,13 @@ absl::Status CallState::SubmitAll(const std::vector<uint64_t>& seeds) {
   for (size_t i = 0; i < seeds.size(); ++i) {
     const RequestId id = setup_.first_request + i;
     {
-      const absl::MutexLock lock(&mu_);
+      const std::lock_guard lock(mu_);
       if (has_ended_) return absl::OkStatus();
       submitted_.push_back(id);
     }
     OPTSERVE_RETURN_IF_ERROR(setup_.engine->Submit(MakeRequest(prompts_[i].prompt, id, seeds[i]), shared_from_this()));
     // Who ended the call meanwhile may have cancelled `id` before the engine knew it.
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (has_ended_) {
       setup_.engine->Cancel(id);
       return absl::OkStatus();
@@ -140,7 +140,7 @@ absl::Status CallState::SubmitAll(const std::vector<uint64_t>& seeds) {
 
 void CallState::Fail(absl::Status error) {
   {
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     failure_ = std::move(error);
   }
   setup_.on_ready();
@@ -149,7 +149,7 @@ void CallState::Fail(absl::Status error) {
 void CallState::OnEvents(std::vector<TokenEvent> events) {
   const int64_t now_ns = NowNs();
   {
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (has_ended_) return;
     arrivals_.push_back({.time_ns = now_ns, .events = std::move(events)});
   }
@@ -162,7 +162,7 @@ CompletionBatch CallState::Take() {
   absl::Status failure;
   bool has_begun = false;
   {
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     arrivals.swap(arrivals_);
     failure = is_cancelled_ ? absl::CancelledError("the request was cancelled") : failure_;
     has_begun = has_begun_;
@@ -266,7 +266,7 @@ void CallState::ObserveToken(Choice& choice, int64_t time_ns) const {
 
 void CallState::Cancel() {
   {
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (has_ended_) return;
     is_cancelled_ = true;
   }
@@ -277,7 +277,7 @@ void CallState::End(FinishReason reason) {
   std::vector<RequestId> submitted;
   bool has_begun = false;
   {
-    const absl::MutexLock lock(&mu_);
+    const std::lock_guard lock(mu_);
     if (has_ended_) return;
     has_ended_ = true;
     has_begun = has_begun_;
