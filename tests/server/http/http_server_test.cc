@@ -19,7 +19,7 @@ using ::testing::MatchesRegex;
 using ::testing::StartsWith;
 
 Tokenizer DemoTokenizer() {
-  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load("deploy/demo-model");
+  absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(DemoModelPath());
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   return *std::move(tokenizer);
 }
