@@ -85,6 +85,7 @@ class FieldCopier {
   }
 
   absl::Status operator()(PromptField) const {
+    request_.prompt_is_list = true;
     request_.prompts.reserve(message_.prompt_size());
     for (const v1::Prompt& prompt : message_.prompt()) {
       switch (prompt.prompt_case()) {

@@ -54,7 +54,7 @@ TEST(ProtoCodecTest, HasEveryFieldOfTheApiAndNoOther) {
 TEST(ProtoCodecTest, AbsentFieldsHaveTheDefaultsOfJson) {
   const auto request = Decode("prompt { text: 'Hi' }");
   ASSERT_TRUE(request.ok()) << request.status();
-  EXPECT_EQ(*request, *DecodeCompletionRequest(R"({"prompt":"Hi"})"));
+  EXPECT_EQ(*request, *DecodeCompletionRequest(R"({"prompt":["Hi"]})"));
 }
 
 TEST(ProtoCodecTest, EveryFieldMeansWhatItMeansInJson) {
@@ -133,9 +133,9 @@ TEST(ProtoCodecTest, RulesBetweenFieldsAreThoseOfJson) {
     bool stream = false;
   } kCases[] = {
       {"", "{}"},
-      {"prompt { text: '' }", R"({"prompt":""})"},
+      {"prompt { text: '' }", R"({"prompt":[""]})"},
       {"prompt { text: 'a' } prompt { token_ids {} }", R"({"prompt":["a",""]})"},
-      {"prompt { token_ids { ids: [1, -1] } }", R"({"prompt":[1,-1]})"},
+      {"prompt { token_ids { ids: [1, -1] } }", R"({"prompt":[[1,-1]]})"},
       {"prompt { text: 'a' } max_tokens: 0", R"({"prompt":"a","max_tokens":0})"},
       {"prompt { text: 'a' } n: 2 best_of: 1", R"({"prompt":"a","n":2,"best_of":1})"},
       {"prompt { text: 'a' } best_of: 2", R"({"prompt":"a","best_of":2,"stream":true})", true},
