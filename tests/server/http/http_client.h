@@ -39,6 +39,7 @@ class HttpClient {
   // Reads everything up to the end of the connection: true when it came within the time, false when it is still open.
   bool ReceiveToEnd(std::chrono::milliseconds limit = std::chrono::seconds(5));
 
+  int fd() const { return fd_; }
   void ShutdownSend();
   void Reset();  // closes with RST
 
