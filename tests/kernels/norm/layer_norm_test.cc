@@ -32,6 +32,18 @@ TEST_P(LayerNormTest, MatchesReference) {
   }
 }
 
+TEST_P(LayerNormTest, EpsilonIsAddedToTheVariance) {
+  const CpuContext ctx = MakeContext(GetParam());
+  const TestTensor x = TestTensor(DType::kF32, 1, 64).Randomize(1, /*scale=*/3e-3f);  // a variance near epsilon
+  const TestTensor out(DType::kF32, 1, 64);
+  for (const float epsilon : {1e-5f, 1e-6f}) {
+    const LayerNormParams p{.out = out.view(), .x = x.view(), .epsilon = epsilon};
+    cpu::LayerNorm(ctx, p);
+    const std::vector<double> expected = reference::LayerNorm(p);
+    for (size_t i = 0; i < expected.size(); ++i) ASSERT_NEAR(out.f32()[i], expected[i], 1e-5);
+  }
+}
+
 TEST_P(LayerNormTest, ALargeMeanLeavesTheVarianceAlone) {
   const CpuContext ctx = MakeContext(GetParam());
   const TestTensor x = TestTensor(DType::kF32, 1, 256).Randomize(1);
