@@ -1,5 +1,6 @@
 #include "server/commands/model_path.h"
 
+#include <cstdlib>
 #include <fstream>
 #include <system_error>
 
@@ -37,6 +38,14 @@ absl::StatusOr<fs::path> CheckModelDirectory(const fs::path& directory) {
 
 }  // namespace
 
+Environment ProcessEnvironment() {
+  return [](std::string_view name) -> std::optional<std::string> {
+    const char* value = std::getenv(std::string(name).c_str());
+    if (value == nullptr) return std::nullopt;
+    return value;
+  };
+}
+
 fs::path HuggingFaceCache(const Environment& environment) {
   const auto value = [&](std::string_view name) { return environment(name).value_or(""); };
   if (const std::string cache = value("HF_HUB_CACHE"); !cache.empty()) return cache;
@@ -66,6 +75,12 @@ absl::StatusOr<fs::path> ResolveModel(std::string_view model, const fs::path& ca
                               model, model);
   }
   return CheckModelDirectory(snapshot);
+}
+
+std::string ModelName(const std::string& model) {
+  std::error_code error;
+  const fs::path directory = fs::canonical(model, error);
+  return error ? model : directory.filename().string();
 }
 
 }  // namespace optserve

@@ -15,6 +15,9 @@ namespace optserve {
 // An environment variable's value, or nothing where it is unset. A parameter, so that tests need no setenv.
 using Environment = std::function<std::optional<std::string>(std::string_view name)>;
 
+// The environment of this process.
+Environment ProcessEnvironment();
+
 // The folder in which Hugging Face keeps what it fetched: HF_HUB_CACHE, else HF_HOME/hub, else
 // ~/.cache/huggingface/hub. An empty variable counts as unset. Empty where HOME is unset too.
 std::filesystem::path HuggingFaceCache(const Environment& environment);
@@ -25,5 +28,8 @@ std::filesystem::path HuggingFaceCache(const Environment& environment);
 // Errors  NotFound: neither; the text of a name gives the command that would fetch it.
 //         FailedPrecondition: it is there, but is no directory, has no config.json, or the cache's entry is broken.
 absl::StatusOr<std::filesystem::path> ResolveModel(std::string_view model, const std::filesystem::path& cache);
+
+// What clients call it unless told otherwise: a directory's last part, wherever it was named from; a name as it is.
+std::string ModelName(const std::string& model);
 
 }  // namespace optserve

@@ -96,5 +96,13 @@ TEST_F(ResolveModelTest, ABrokenRevisionCannotLeadOutOfTheCache) {
   }
 }
 
+TEST_F(ResolveModelTest, AModelIsCalledByItsDirectoryOrName) {
+  Write("model/config.json", "{}");
+  for (const char* spelling : {"model", "model/", "model/.", "model/../model"}) {
+    EXPECT_EQ(ModelName((root_ / spelling).string()), "model") << spelling;
+  }
+  EXPECT_EQ(ModelName("facebook/opt-125m"), "facebook/opt-125m");
+}
+
 }  // namespace
 }  // namespace optserve

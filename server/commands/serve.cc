@@ -1,0 +1,285 @@
+#include "server/commands/serve.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <queue>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "engine/util/log.h"
+#include "engine/util/metrics.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "server/commands/failure.h"
+#include "server/commands/load_display.h"
+#include "server/commands/model_path.h"
+#include "server/commands/signal_thread.h"
+#include "server/completion/completion_service.h"
+#include "server/grpc/grpc_server.h"
+#include "server/http/http_server.h"
+#include "server/replicas/engine_process.h"
+#include "server/text/tokenizer.h"
+
+namespace optserve {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kDrainPoll{20};
+constexpr milliseconds kLastAnswersTimeout{2000};  // for telling clients that the engine has died
+
+// What the main thread waits for.
+struct Happening {
+  enum Kind { kSignal, kEngineStarted, kModelAnswered, kEngineDied };
+  Kind kind = kSignal;
+  absl::Status status;  // of all but kSignal: OK, or what went wrong
+};
+
+class Happenings {
+ public:
+  void Post(Happening::Kind kind, absl::Status status = absl::OkStatus()) {
+    const std::lock_guard lock(mu_);
+    queue_.push({kind, std::move(status)});
+    posted_.notify_one();
+  }
+
+  Happening Wait() {
+    std::unique_lock lock(mu_);
+    posted_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !queue_.empty(); });
+    return Pop();
+  }
+
+  std::optional<Happening> TryWait() {
+    const std::lock_guard lock(mu_);
+    if (queue_.empty()) return std::nullopt;
+    return Pop();
+  }
+
+ private:
+  Happening Pop() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    Happening happening = std::move(queue_.front());
+    queue_.pop();
+    return happening;
+  }
+
+  std::mutex mu_;
+  std::condition_variable posted_;
+  std::queue<Happening> queue_ ABSL_GUARDED_BY(mu_);
+};
+
+// Waits for the one answer of the question that a model must answer before clients may ask.
+class FirstAnswer : public TokenSink {
+ public:
+  explicit FirstAnswer(Happenings& happenings) : happenings_(happenings) {}
+
+  void OnEvents(std::vector<TokenEvent> events) override {
+    for (const TokenEvent& event : events) {
+      if (event.finish != FinishReason::kNone) happenings_.Post(Happening::kModelAnswered, event.error);
+    }
+  }
+
+ private:
+  Happenings& happenings_;
+};
+
+double SecondsSince(steady_clock::time_point begin) {
+  return std::chrono::duration<double>(steady_clock::now() - begin).count();
+}
+
+int64_t ModelTime(const std::filesystem::path& directory) {
+  struct stat info = {};
+  return stat((directory / "config.json").c_str(), &info) == 0 ? info.st_mtime : 0;
+}
+
+// One run of the server. Members are in order of dependence: what is last ends first.
+class Server {
+ public:
+  explicit Server(const ServerConfig& config)
+      : config_(config),
+        name_(config.served_model_name.empty() ? ModelName(config.model) : config.served_model_name),
+        log_(config.log_format),
+        metrics_(OPTSERVE_VERSION),
+        display_(name_),
+        signals_([this](int) { happenings_.Post(Happening::kSignal); }) {}
+
+  int Run() {
+    const absl::Status started = Start();
+    display_.Finish();
+    if (!started.ok()) return Fail(started);
+    if (!loaded_) return kExitOk;  // a signal while the model was loading
+    while (true) {
+      const Happening happening = happenings_.Wait();
+      if (happening.kind == Happening::kSignal) return Drain();
+      if (happening.kind == Happening::kEngineDied) return EngineDied(happening.status);
+    }
+  }
+
+ private:
+  // Everything up to the ready line. The ports first, so that a taken one is known before anything is loaded; then the
+  // engine loads in its process while the rest starts in this one.
+  absl::Status Start() {
+    OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory,
+                              ResolveModel(config_.model, HuggingFaceCache(ProcessEnvironment())));
+    OPTSERVE_RETURN_IF_ERROR(StartHttp());
+    OPTSERVE_RETURN_IF_ERROR(StartEngine(directory));
+    OPTSERVE_RETURN_IF_ERROR(StartGrpc());
+    absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(directory);
+    const bool has_tokenizer = !absl::IsNotFound(tokenizer.status());
+    if (has_tokenizer && !tokenizer.ok()) return tokenizer.status();
+    OPTSERVE_RETURN_IF_ERROR(WaitForModel());
+    if (!loaded_) return absl::OkStatus();
+
+    service_.emplace(*engine_, has_tokenizer ? std::optional(*std::move(tokenizer)) : std::nullopt,
+                     CompletionService::Options{
+                         .served_model_name = name_, .model_created = ModelTime(directory), .metrics = &metrics_});
+    http_->Serve(*service_);
+    if (grpc_ != nullptr) grpc_->Serve(*service_);
+    display_.Finish();
+    std::printf("optserve ready http=%s grpc=%s model=%s\n", http_->url().c_str(),
+                grpc_ != nullptr ? grpc_->address().c_str() : "off", name_.c_str());
+    std::fflush(stdout);
+    const ModelInfo& model = engine_->model();
+    log_.Info("ready", {{"seconds", SecondsSince(begin_)},
+                        {"model", name_},
+                        {"parameters", model.num_parameters},
+                        {"weight_bytes", model.weight_bytes},
+                        {"kv_tokens", model.kv_tokens},
+                        {"max_model_len", model.max_model_len},
+                        {"tokenizer", has_tokenizer},
+                        {"engine_pid", engine_->pid()}});
+    return absl::OkStatus();
+  }
+
+  absl::Status StartHttp() {
+    HttpServer::Options options = {.host = config_.host, .port = config_.port};
+    options.decode.ignore_unknown_fields = config_.ignore_unknown_fields;
+    options.ready = [this] { return EngineHealth(); };
+    options.metrics = [this] {
+      const EngineProcess* engine = running_engine_;
+      return metrics_.Render(engine == nullptr ? EngineStats() : engine->Stats(),
+                             engine != nullptr && engine->Health().ok());
+    };
+    OPTSERVE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
+    return absl::OkStatus();
+  }
+
+  absl::Status StartGrpc() {
+    if (config_.no_grpc) return absl::OkStatus();
+    GrpcServer::Options options = {.host = config_.grpc_host, .port = config_.grpc_port};
+    options.served_model_name = name_;
+    options.ignore_unknown_fields = config_.ignore_unknown_fields;
+    options.ready = [this] { return EngineHealth(); };
+    options.log = &log_;
+    OPTSERVE_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(std::move(options)));
+    return absl::OkStatus();
+  }
+
+  absl::Status StartEngine(const std::filesystem::path& directory) {
+    EngineProcess::Options options = {.config = config_.engine};
+    options.config.model_path = directory.string();
+    options.progress = [this](int64_t done, int64_t total) { display_.Update(done, total); };
+    options.on_started = [this](const absl::Status& status) { happenings_.Post(Happening::kEngineStarted, status); };
+    options.on_death = [this](const absl::Status& why) { happenings_.Post(Happening::kEngineDied, why); };
+    options.metrics = &metrics_;
+    OPTSERVE_ASSIGN_OR_RETURN(engine_, EngineProcess::Start(std::move(options)));
+    running_engine_ = engine_.get();
+    return absl::OkStatus();
+  }
+
+  // Until the model has loaded and has answered once. Sets loaded_, unless a signal came first.
+  absl::Status WaitForModel() {
+    while (true) {
+      const Happening happening = happenings_.Wait();
+      OPTSERVE_RETURN_IF_ERROR(happening.status);
+      switch (happening.kind) {
+        case Happening::kSignal:
+          return absl::OkStatus();
+        case Happening::kEngineStarted: {
+          GenerateRequest question = {
+              .id = std::numeric_limits<RequestId>::max(), .prompt = {engine_->model().bos_token_id}, .max_tokens = 1};
+          question.sampling.temperature = 0;
+          OPTSERVE_RETURN_IF_ERROR(engine_->Submit(std::move(question), std::make_shared<FirstAnswer>(happenings_)));
+          break;
+        }
+        case Happening::kModelAnswered:
+          loaded_ = true;
+          return absl::OkStatus();
+        case Happening::kEngineDied:
+          break;  // its status is an error, see above
+      }
+    }
+  }
+
+  absl::Status EngineHealth() const {
+    const EngineProcess* engine = running_engine_;
+    return engine == nullptr ? absl::OkStatus() : engine->Health();
+  }
+
+  // New requests are refused, running ones finish.
+  int Drain() {
+    log_.Info("draining", {{"timeout_seconds", config_.shutdown_timeout_seconds}});
+    http_->Drain();
+    if (grpc_ != nullptr) grpc_->Drain();
+    const auto deadline = steady_clock::now() + std::chrono::seconds(config_.shutdown_timeout_seconds);
+    while (!http_->WaitUntilIdle(kDrainPoll) || (grpc_ != nullptr && !grpc_->WaitUntilIdle(kDrainPoll))) {
+      const std::optional<Happening> happening = happenings_.TryWait();
+      if (happening.has_value() && happening->kind == Happening::kSignal) {
+        log_.Warning("stopped_at_once");
+        return kExitRuntimeError;
+      }
+      if (happening.has_value() && happening->kind == Happening::kEngineDied) return EngineDied(happening->status);
+      if (steady_clock::now() < deadline) continue;
+      log_.Warning("shutdown_timeout", {{"seconds", config_.shutdown_timeout_seconds}});
+      break;
+    }
+    log_.Info("stopped");
+    return kExitOk;
+  }
+
+  // Its clients have had an error event or get one now; then this process ends, for whoever supervises it to start
+  // another.
+  int EngineDied(const absl::Status& why) {
+    log_.Error("engine_died", {{"why", std::string(why.message())}});
+    http_->WaitUntilIdle(kLastAnswersTimeout);
+    if (grpc_ != nullptr) grpc_->WaitUntilIdle(kLastAnswersTimeout);
+    return kExitRuntimeError;
+  }
+
+  const steady_clock::time_point begin_ = steady_clock::now();
+  const ServerConfig& config_;
+  const std::string name_;
+  const Log log_;
+  Metrics metrics_;
+  LoadDisplay display_;
+  Happenings happenings_;
+  SignalThread signals_;  // before any other thread
+  bool loaded_ = false;
+  std::unique_ptr<EngineProcess> engine_;
+  std::atomic<const EngineProcess*> running_engine_ = nullptr;  // for the I/O threads, which are there before it
+  std::optional<CompletionService> service_;
+  std::unique_ptr<HttpServer> http_;
+  std::unique_ptr<GrpcServer> grpc_;
+};
+
+}  // namespace
+
+int Serve(const ServerConfig& config) {
+  signal(SIGPIPE, SIG_IGN);  // a reader of our output that goes away is no reason to end
+  return Server(config).Run();
+}
+
+}  // namespace optserve

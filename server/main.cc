@@ -1,0 +1,192 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "engine/engine_client.h"
+#include "engine/process_main.h"
+#include "engine/util/status.h"
+#include "server/commands/completion_script.h"
+#include "server/commands/failure.h"
+#include "server/commands/generate.h"
+#include "server/commands/model_path.h"
+#include "server/commands/serve.h"
+#include "server/commands/tokenize.h"
+#include "server/server_config.h"
+
+// The command line: which words there are, and what each command is told. What the commands do is in server/commands.
+
+namespace optserve {
+namespace {
+
+// What CLI11 found on the command line, as text: it is read where environment and file are read too.
+struct Words {
+  FlagValues server;  // options of the table in server_config.cc
+  GenerateOptions generate;
+  std::string model;
+  std::string shell;
+  bool print_config = false;
+  bool decode = false;
+};
+
+// A field of the API as a flag: max_tokens as --max-tokens.
+void AddField(CLI::App& command, Words& words, const CompletionField& field) {
+  const std::string name(field.name);
+  std::string flag = "--" + name;
+  std::ranges::replace(flag, '_', '-');
+  const auto keep = [&words, name](const std::string& text) { words.generate.fields[name].push_back(text); };
+  const std::string help(field.description);
+  CLI::Option* option = nullptr;
+  if (std::holds_alternative<bool CompletionRequest::*>(field.target)) {
+    option = command.add_flag_function(
+        flag, [keep](int64_t count) { keep(count > 0 ? "true" : "false"); }, help);
+  } else {
+    option = command.add_option_function<std::string>(flag, keep, help)->type_name("VALUE");
+    // Given again it adds one; of the others the last counts.
+    if (std::holds_alternative<StopField>(field.target)) option->trigger_on_parse();
+  }
+  option->group("Sampling, as the API's fields");
+}
+
+void AddServerOptions(CLI::App& command, Words& words, bool only_engine) {
+  const ServerConfig defaults;
+  for (const ServerOption& option : ServerOptions()) {
+    if (only_engine && !option.of_engine) continue;
+    const std::string name(option.name);
+    if (name == "model") continue;
+    const auto keep = [&words, name](const std::string& text) { words.server[name] = text; };
+    if (option.value.empty()) {
+      command.add_flag_function(
+          "--" + name, [keep](int64_t count) { keep(count > 0 ? "true" : "false"); }, std::string(option.help));
+    } else {
+      const std::string value = option.print(defaults);
+      const std::string shown = value.empty() ? "" : " (default: " + value + ")";
+      command.add_option_function<std::string>("--" + name, keep, std::string(option.help) + shown)
+          ->type_name(std::string(option.value));
+    }
+  }
+  command
+      .add_option_function<std::string>(
+          "--config", [&words](const std::string& text) { words.server["config"] = text; },
+          "a JSON file of these options")
+      ->type_name("FILE");
+}
+
+// `required`: no other place can say it.
+void AddModel(CLI::App& command, Words& words, bool required) {
+  command
+      .add_option_function<std::string>(
+          "MODEL", [&words](const std::string& text) { words.server["model"] = words.model = text; },
+          "a model's directory, or its name in the Hugging Face cache")
+      ->type_name("")
+      ->required(required);
+}
+
+void AddCommands(CLI::App& app, Words& words) {
+  CLI::App* serve = app.add_subcommand("serve", "Serve a model over HTTP and gRPC until SIGTERM");
+  AddModel(*serve, words, /*required=*/false);
+  AddServerOptions(*serve, words, /*only_engine=*/false);
+  serve->add_flag("--print-config", words.print_config, "print every option, its value and where it comes from");
+
+  CLI::App* generate = app.add_subcommand("generate", "Print one completion, made in this process");
+  AddModel(*generate, words, /*required=*/true);
+  generate->add_option("--prompt", words.generate.prompt, "the text to go on with (default: standard input)")
+      ->type_name("TEXT");
+  generate->add_flag("--json", words.generate.json, "print the whole record, as the API answers it");
+  for (const CompletionField* field : GenerateFields()) AddField(*generate, words, *field);
+  AddServerOptions(*generate, words, /*only_engine=*/true);
+
+  CLI::App* tokenize = app.add_subcommand("tokenize", "Turn lines of text into JSON lists of token ids");
+  AddModel(*tokenize, words, /*required=*/true);
+  tokenize->add_flag("--decode", words.decode, "turn lists back into text");
+
+  CLI::App* completion = app.add_subcommand("completion", "Print a script that teaches a shell these commands");
+  completion->add_option("SHELL", words.shell, "bash, zsh or fish")->required()->type_name("");
+
+  // Unknown flags are ours to answer, with what they may mean.
+  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) command->allow_extras();
+}
+
+// The first argument that `command` does not know, as an error that says what may have been meant.
+absl::Status CheckExtras(const CLI::App& command) {
+  const std::vector<std::string> extras = command.remaining();
+  if (extras.empty()) return absl::OkStatus();
+  const std::string flag = extras.front().substr(0, extras.front().find('='));
+  const std::optional<std::string> suggestion = command.get_name() == "serve" ? SuggestFlag(flag) : std::nullopt;
+  if (suggestion.has_value()) return InvalidArgument("there is no {}; did you mean {}?", flag, *suggestion);
+  return InvalidArgument("there is no {}; optserve {} --help shows what there is", flag, command.get_name());
+}
+
+int RunServe(const Words& words) {
+  const absl::StatusOr<LoadedServerConfig> loaded = LoadServerConfig(words.server, ProcessEnvironment());
+  if (!loaded.ok()) return Fail(loaded.status());
+  if (words.print_config) {
+    std::fputs(PrintServerConfig(*loaded).c_str(), stdout);
+    return kExitOk;
+  }
+  if (loaded->config.model.empty()) return Fail(InvalidArgument("serve needs a MODEL; see optserve serve --help"));
+  return Serve(loaded->config);
+}
+
+int RunGenerate(const Words& words) {
+  const absl::StatusOr<LoadedServerConfig> loaded = LoadServerConfig(words.server, ProcessEnvironment());
+  if (!loaded.ok()) return Fail(loaded.status());
+  return Generate(loaded->config, words.generate);
+}
+
+int RunCompletion(const CLI::App& app, const Words& words) {
+  std::vector<CommandWords> commands;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    commands.push_back({.name = command->get_name(), .help = command->get_description()});
+    for (const CLI::Option* option : command->get_options()) {
+      for (const std::string& name : option->get_lnames()) commands.back().flags.push_back("--" + name);
+    }
+  }
+  const absl::StatusOr<std::string> script = CompletionScript(words.shell, commands);
+  if (!script.ok()) return Fail(script.status());
+  std::fputs(script->c_str(), stdout);
+  return kExitOk;
+}
+
+int RunCommandLine(int argc, char** argv) {
+  CLI::App app("A server for Meta's OPT language models", "optserve");
+  app.set_version_flag("--version", "optserve " OPTSERVE_VERSION);
+  app.require_subcommand(1);
+  Words words;
+  AddCommands(app, words);
+  const std::string first = argc > 1 ? argv[1] : "";
+  const bool is_command =
+      !app.get_subcommands([&](const CLI::App* command) { return command->get_name() == first; }).empty();
+  if (!is_command && !first.empty() && first.front() != '-') {
+    return Fail(InvalidArgument("there is no command '{}'; see optserve --help", first));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& answer) {  // --help, --version
+    return app.exit(answer);
+  } catch (const CLI::ParseError& error) {
+    return Fail(InvalidArgument("{}; see optserve {}--help", error.what(), is_command ? first + " " : ""));
+  }
+  const CLI::App& command = *app.get_subcommands().front();
+  if (const absl::Status status = CheckExtras(command); !status.ok()) return Fail(status);
+  if (command.get_name() == "serve") return RunServe(words);
+  if (command.get_name() == "generate") return RunGenerate(words);
+  if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);
+  return RunCompletion(app, words);
+}
+
+}  // namespace
+}  // namespace optserve
+
+int main(int argc, char** argv) {
+  // Not for users, hence no subcommand: see server/replicas/engine_process.h.
+  if (argc == 4 && std::string_view(argv[1]) == "engine-process" && std::string_view(argv[2]) == "--fd") {
+    std::_Exit(optserve::RunEngineProcess(std::atoi(argv[3]), optserve::StartLocalEngine));
+  }
+  return optserve::RunCommandLine(argc, argv);
+}
