@@ -16,6 +16,10 @@ std::filesystem::path TestDataPath(std::string_view relative) {
 
 std::filesystem::path DemoModelPath() { return std::filesystem::path(OPTSERVE_SOURCE_DIR) / "deploy/demo-model"; }
 
+std::filesystem::path SourcePath(std::string_view relative) {
+  return std::filesystem::path(OPTSERVE_SOURCE_DIR) / relative;
+}
+
 std::string ReadTestData(const std::filesystem::path& path) {
   std::ifstream file(path.is_absolute() ? path : TestDataPath(path.string()), std::ios::binary);
   if (!file) throw std::runtime_error("cannot read " + path.string());

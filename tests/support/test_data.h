@@ -19,4 +19,7 @@ std::filesystem::path DemoModelPath();
 // The whole file at TestDataPath(relative), or at an absolute path.
 std::string ReadTestData(const std::filesystem::path& path);
 
+// A file of the checkout, e.g. SourcePath("deploy/demo-model").
+std::filesystem::path SourcePath(std::string_view relative);
+
 }  // namespace optserve
