@@ -60,7 +60,7 @@ class LocalExecutor final : public Executor {
     if (ranks_.size() == 1) return ranks_[0].Execute(plan);
     // A rank that fails may leave the others waiting for it in a collective. On the CPU a rank fails only for want of
     // memory before its first collective, and then all do.
-    threads_->Run([&](int rank) { results_[rank] = ranks_[rank].Execute(plan); });
+    threads_->RunOnAll([&](int rank) { results_[rank] = ranks_[rank].Execute(plan); });
     for (absl::StatusOr<StepResult>& result : results_) OPTSERVE_RETURN_IF_ERROR(result.status());
     return std::move(results_[0]);
   }

@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kBytes = int64_t{1} << 30;
 constexpr int64_t kSampleFloats = kBytes / 4 / static_cast<int64_t>(sizeof(float));
-constexpr int64_t kFmaSteps = 400'000;  // about 3 ms on a core that does two 512-bit FMAs per cycle
+constexpr int64_t kFmaSteps = 20'000;  // about 60 us on a core that does two 512-bit FMAs per cycle
+constexpr int kFmaUnits = 80;
 
 }  // namespace
 
@@ -34,7 +35,7 @@ double MachineProbe::ReadBytesPerSecond() {
   std::vector<float> sums(ctx_.pool.num_threads());
   const double start = Now();
   ParallelFor(ctx_, kSampleFloats, 4096, [&](int64_t begin, int64_t end, int thread) {
-    sums[thread] = OPTSERVE_SIMD_CALL(ctx_.info.isa, StreamingSum)(buffer_.get() + next_ + begin, end - begin);
+    sums[thread] += OPTSERVE_SIMD_CALL(ctx_.info.isa, StreamingSum)(buffer_.get() + next_ + begin, end - begin);
   });
   const double seconds = Now() - start;
   for (float sum : sums) sink_ += sum;
@@ -45,10 +46,11 @@ double MachineProbe::ReadBytesPerSecond() {
 double MachineProbe::FlopsPerSecond() {
   std::vector<float> sums(ctx_.pool.num_threads());
   const double start = Now();
-  ctx_.pool.Run([&](int thread) { sums[thread] = OPTSERVE_SIMD_CALL(ctx_.info.isa, FmaLoop)(kFmaSteps); });
+  ctx_.pool.Run(kFmaUnits,
+                [&](int, int thread) { sums[thread] += OPTSERVE_SIMD_CALL(ctx_.info.isa, FmaLoop)(kFmaSteps); });
   const double seconds = Now() - start;
   for (float sum : sums) sink_ += sum;
-  return 2.0 * 24 * 16 * kFmaSteps * ctx_.pool.num_threads() / seconds;
+  return 2.0 * 24 * 16 * kFmaSteps * kFmaUnits / seconds;
 }
 
 double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }

@@ -23,8 +23,8 @@ void Attend(const CpuContext& ctx, const PagedAttentionParams& p) {
   Check(p);
   const int64_t num_sequences = p.context_lens.dims[0], num_heads = p.q.dims[1], head_size = p.q.dims[2];
   const int32_t* starts = p.query_starts.as<const int32_t>();
-  const int num_threads = ctx.pool.num_threads();
-  ctx.pool.Run([&](int thread) {
+  const int num_units = ctx.pool.num_threads() == 1 ? 1 : 8 * ctx.pool.num_threads();
+  ctx.pool.Run(num_units, [&](int unit, int thread) {
     int64_t turn = 0;
     for (int64_t i = 0; i < num_sequences; ++i) {
       const int64_t context_len = p.context_lens.as<const int32_t>()[i];
@@ -43,7 +43,7 @@ void Attend(const CpuContext& ctx, const PagedAttentionParams& p) {
         job.num_queries = std::min<int64_t>(kQueryTile, starts[i + 1] - t);
         job.first_position = context_len - (starts[i + 1] - t);
         for (int64_t h = 0; h < num_heads; ++h, ++turn) {
-          if (turn % num_threads != thread) continue;
+          if (turn % num_units != unit) continue;
           job.head = h;
           job.q = p.q.Rows(t, 1).as<const float>() + h * head_size;
           job.out = p.out.Rows(t, 1).as<float>() + h * head_size;

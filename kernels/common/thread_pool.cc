@@ -25,33 +25,54 @@ ThreadPool::ThreadPool(int num_threads)
 }
 
 ThreadPool::~ThreadPool() {
-  stop_ = true;
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  stop_.store(true, std::memory_order_relaxed);
+  runs_.fetch_add(1, std::memory_order_release);
+  runs_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::Run(TaskFunction function, const void* task) {
-  if (num_threads_ == 1) return function(task, 0);
+void ThreadPool::Start(uint32_t num_units, TaskFunction function, const void* task) {
   function_ = function;
   task_ = task;
-  running_.store(num_threads_ - 1, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();  // no system call unless a worker sleeps
-  function(task, 0);
-  for (uint32_t left = running_.load(std::memory_order_acquire); left != 0;
-       left = running_.load(std::memory_order_acquire)) {
-    WaitWhileEqual(running_, left);
+  const uint32_t run = runs_.load(std::memory_order_relaxed) + 1;
+  unfinished_.store(num_units == kOnePerThread ? num_threads_ : num_units, std::memory_order_relaxed);
+  unclaimed_.store((uint64_t{run} << 32) | num_units, std::memory_order_release);
+  runs_.store(run, std::memory_order_release);
+  runs_.notify_all();  // no system call unless a worker sleeps
+  Work(0, run - 1);
+  for (uint32_t left = unfinished_.load(std::memory_order_acquire); left != 0;
+       left = unfinished_.load(std::memory_order_acquire)) {
+    WaitWhileEqual(unfinished_, left);
+  }
+}
+
+uint32_t ThreadPool::Work(int thread, uint32_t done) {
+  const auto finish = [this] {
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+  };
+  for (uint64_t unclaimed = unclaimed_.load(std::memory_order_acquire);;) {
+    const uint32_t run = static_cast<uint32_t>(unclaimed >> 32);
+    const uint32_t units = static_cast<uint32_t>(unclaimed);
+    if (run == done || units == 0) return run;
+    if (units == kOnePerThread) {
+      function_(task_, thread, thread);
+      finish();
+      return run;
+    }
+    // The run's number above the count makes a claim fail that was meant for an earlier run.
+    if (unclaimed_.compare_exchange_weak(unclaimed, unclaimed - 1, std::memory_order_acquire)) {
+      function_(task_, static_cast<int>(units) - 1, thread);
+      finish();
+      unclaimed = unclaimed_.load(std::memory_order_acquire);
+    }
   }
 }
 
 void ThreadPool::WorkerMain(int thread) {
-  // A run cannot start before the last one ended, so a worker never misses an epoch.
-  for (uint32_t seen = 0;; ++seen) {
-    WaitWhileEqual(epoch_, seen);
-    if (stop_) return;
-    function_(task_, thread);
-    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+  for (uint32_t done = 0; !stop_.load(std::memory_order_relaxed);) {
+    const uint32_t started = runs_.load(std::memory_order_acquire);  // before the look: no run is slept through
+    done = Work(thread, done);
+    WaitWhileEqual(runs_, started);
   }
 }
 

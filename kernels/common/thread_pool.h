@@ -7,9 +7,13 @@
 
 namespace optserve {
 
-// A fork-join pool: Run(task) calls task(t) once for every t in [0, num_threads), task(0) on the calling thread, and
-// returns when all have returned. Which t computes what is the task's own arithmetic, so results cannot depend on
-// timing.
+// A fork-join pool: Run(n, task) calls task(unit, thread) once for every unit in [0, n), RunOnAll(task) calls
+// task(thread) once on every thread, and both return when all calls have. The calling thread, number 0, takes part.
+//
+// Run's units are claimed, not assigned: a thread that the operating system holds back takes none, and the others do
+// its share, so a busy machine slows a step down in proportion instead of making it wait for the next time slice.
+// `thread` says whose scratch memory to use; results must not depend on it. RunOnAll is for what belongs to a thread,
+// such as a rank.
 //
 // One thread owns a pool and calls Run(), never from inside a task. Pools do not know of each other: each
 // tensor-parallel rank has its own. A worker that finds nothing to do spins for some tens of microseconds, about the
@@ -24,31 +28,50 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Task is callable as void(int thread); it is borrowed, not copied, so nothing is allocated.
+  // Task is callable as void(int unit, int thread); it is borrowed, not copied, so nothing is allocated.
   template <typename Task>
-  void Run(const Task& task) {
-    Run([](const void* t, int thread) { (*static_cast<const Task*>(t))(thread); }, &task);
+  void Run(int num_units, const Task& task) {
+    if (num_units <= 1 || num_threads_ == 1) {
+      for (int unit = 0; unit < num_units; ++unit) task(unit, 0);
+      return;
+    }
+    Start(
+        num_units, [](const void* t, int unit, int thread) { (*static_cast<const Task*>(t))(unit, thread); }, &task);
+  }
+
+  // Task is callable as void(int thread).
+  template <typename Task>
+  void RunOnAll(const Task& task) {
+    if (num_threads_ == 1) return task(0);
+    Start(
+        kOnePerThread, [](const void* t, int, int thread) { (*static_cast<const Task*>(t))(thread); }, &task);
   }
 
  private:
-  using TaskFunction = void (*)(const void* task, int thread);
+  using TaskFunction = void (*)(const void* task, int unit, int thread);
 
-  void Run(TaskFunction function, const void* task);
+  static constexpr uint32_t kOnePerThread = 0xffffffff;  // in place of a number of units
+
+  void Start(uint32_t num_units, TaskFunction function, const void* task);
   void WorkerMain(int thread);
+  // Does this thread's share of the current run, if it is later than `done`. Returns its number.
+  uint32_t Work(int thread, uint32_t done);
   // Returns once *word != old.
   void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t old) const;
 
   const int num_threads_;
-  int spins_;  // how often to look before sleeping
+  const int spins_;  // how often to look before sleeping
 
-  // Written by the owner between two runs, published to the workers by the store to epoch_.
+  // Written by the owner between two runs and published by the store to unclaimed_. Whoever has claimed a unit may read
+  // them: the run cannot end before that unit is done.
   TaskFunction function_ = nullptr;
   const void* task_ = nullptr;
-  bool stop_ = false;
 
-  // On cache lines of their own: one is read by all workers, the other written by all.
-  alignas(64) std::atomic<uint32_t> epoch_{0};    // counts runs
-  alignas(64) std::atomic<uint32_t> running_{0};  // workers that have not finished the current run
+  // On cache lines of their own, because all threads write to them.
+  alignas(64) std::atomic<uint32_t> runs_{0};       // started so far; workers sleep on it
+  alignas(64) std::atomic<uint64_t> unclaimed_{0};  // the run's number, 32 bits, then units not yet claimed
+  alignas(64) std::atomic<uint32_t> unfinished_{0};
+  std::atomic<bool> stop_{false};
 
   std::vector<std::thread> workers_;
 };

@@ -31,7 +31,7 @@ constexpr int kTileRows = 1;
 // Few rows leave registers for more columns, so that as many FMAs are independent of each other.
 constexpr int TileColumns(int rows) { return kTileRows < 8 ? (rows == 1 ? 4 : 3) : rows == 1 ? 8 : rows <= 4 ? 6 : 3; }
 
-constexpr int64_t kDepthBlock = 1024;
+constexpr int64_t kDepthBlock = 1024;       // R rows of x of which stay in the L1 cache
 constexpr int64_t kGroupBytes = 256 << 10;  // a quarter of the L2 cache
 constexpr int64_t kGroupColumns = 480;      // at most
 constexpr int64_t kGroupUnit = 24;          // a group is a multiple of every tile's columns
@@ -73,27 +73,63 @@ OPTSERVE_SIMD_INLINE void Restore(const F32x16* from, Tile<R, C>& tile) {
   for (int i = 0; i < R * C; ++i) tile.sum[i / C][i % C] = from[i];
 }
 
-// Adds the products of `depth` elements to the tile. With kPrefetch asks memory for W two tiles ahead: the processor's
-// own prefetchers follow so many short rows too late.
-template <bool kPrefetch, int R, int C, typename T>
-OPTSERVE_SIMD_INLINE void Accumulate(const float* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t depth,
-                                     Tile<R, C>& tile) {
-  const int64_t steps = depth / kLanes;
-  for (int64_t i = 0; i < steps; ++i) {
-    F32x16 column[C];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) {
-      const T* at = w + c * w_stride + i * kLanes;
-      if constexpr (kPrefetch) __builtin_prefetch(at + 2 * C * w_stride);
-      column[c] = InRegister(Load(at));
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const F32x16 row = InRegister(Load(x + r * x_stride + i * kLanes));
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) tile.sum[r][c] = Fma(row, column[c], tile.sum[r][c]);
+// Asks memory for a tile of W that is needed soon, 64 bytes at a time and row after row, as it lies there: tiles read
+// several rows side by side, which the processor's own prefetchers follow too late.
+struct Prefetcher {
+  const char* at;
+  int64_t row_bytes, skip;  // skip: from the end of a row to the start of the next
+  const char* row_end;
+
+  OPTSERVE_SIMD_INLINE void Line() {
+    __builtin_prefetch(at);
+    at += 64;
+    if (at >= row_end) {
+      at += skip;
+      row_end = at + row_bytes;
     }
   }
+};
+
+template <typename T>
+OPTSERVE_SIMD_INLINE Prefetcher MakePrefetcher(const T* w, int64_t w_stride, int64_t depth) {
+  const char* at = reinterpret_cast<const char*>(w);
+  const int64_t row_bytes = depth * static_cast<int64_t>(sizeof(T));
+  return {at, row_bytes, (w_stride - depth) * static_cast<int64_t>(sizeof(T)), at + row_bytes};
+}
+
+// One step: the products of 16 elements of each row.
+template <int R, int C, typename T>
+OPTSERVE_SIMD_INLINE void Step(const float* x, int64_t x_stride, const T* w, int64_t w_stride, Tile<R, C>& tile) {
+  F32x16 column[C];
+#pragma GCC unroll 8
+  for (int c = 0; c < C; ++c) column[c] = InRegister(Load(w + c * w_stride));
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const F32x16 row = InRegister(Load(x + r * x_stride));
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) tile.sum[r][c] = Fma(row, column[c], tile.sum[r][c]);
+  }
+}
+
+// Adds the products of `depth` elements to the tile. `soon` is a tile as large as this one.
+template <bool kPrefetch, int R, int C, typename T>
+OPTSERVE_SIMD_INLINE void Accumulate(const float* x, int64_t x_stride, const T* w, int64_t w_stride, int64_t depth,
+                                     const T* soon, Tile<R, C>& tile) {
+  constexpr int64_t kStepsPerLine = 64 / (kLanes * sizeof(T));
+  const int64_t steps = depth / kLanes;
+  Prefetcher prefetcher = MakePrefetcher(soon, w_stride, depth);
+  int64_t i = 0;
+  for (; i + kStepsPerLine <= steps; i += kStepsPerLine) {
+    if constexpr (kPrefetch) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) prefetcher.Line();
+    }
+#pragma GCC unroll 2
+    for (int64_t u = 0; u < kStepsPerLine; ++u) {
+      Step(x + (i + u) * kLanes, x_stride, w + (i + u) * kLanes, w_stride, tile);
+    }
+  }
+  for (; i < steps; ++i) Step(x + i * kLanes, x_stride, w + i * kLanes, w_stride, tile);
   if (const int64_t rest = depth % kLanes; rest > 0) {
     F32x16 column[C];
 #pragma GCC unroll 8
@@ -167,8 +203,10 @@ void WriteRow(const LinearJob& job, int64_t row, int64_t begin, int64_t columns,
 template <bool kPrefetch, int R, typename T>
 void RowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns, Scratch* scratch) {
   constexpr int C = TileColumns(R);
+  constexpr int kTilesAhead = C > 4 ? 1 : 2;  // about 12 KiB
   const float* x = job.x + row * job.x_stride;
-  const T* weight = static_cast<const T*>(job.weight) + begin * job.weight_stride;
+  const int64_t stride = job.weight_stride;
+  const T* weight = static_cast<const T*>(job.weight) + begin * stride;
   for (int64_t k = 0; k < job.depth; k += kDepthBlock) {
     const int64_t depth = job.depth - k < kDepthBlock ? job.depth - k : kDepthBlock;
     const auto run_tile = [&]<int kColumns>(int64_t column) __attribute__((always_inline)) {
@@ -179,8 +217,17 @@ void RowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns,
       } else {
         Restore(partial, tile);
       }
-      Accumulate<kPrefetch>(x + k, job.x_stride, weight + column * job.weight_stride + k, job.weight_stride, depth,
-                            tile);
+      // The group's next block of K follows its last tile, and the next group its last block.
+      int64_t soon = column + kTilesAhead * kColumns;
+      int64_t soon_k = k;
+      if (soon >= columns && k + depth < job.depth) {
+        soon -= columns;
+        soon_k += depth;
+      } else if (soon >= columns) {
+        soon_k = 0;
+      }
+      Accumulate<kPrefetch>(x + k, job.x_stride, weight + column * stride + k, stride, depth,
+                            weight + soon * stride + soon_k, tile);
       if (k + depth < job.depth) {
         Save(tile, partial);
       } else {
