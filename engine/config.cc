@@ -26,12 +26,14 @@ constexpr std::array kInt32Keys = {
     NumberKey<int32_t>{"max_model_len", &EngineConfig::max_model_len, 0, 1 << 20},
     NumberKey<int32_t>{"max_num_seqs", &EngineConfig::max_num_seqs, 1, 1 << 16},
     NumberKey<int32_t>{"max_num_batched_tokens", &EngineConfig::max_num_batched_tokens, 1, 1 << 20},
+    NumberKey<int32_t>{"batch_step_tokens", &EngineConfig::batch_step_tokens, 0, 1 << 20},
     NumberKey<int32_t>{"block_size", &EngineConfig::block_size, 1, 1024},
     NumberKey<int32_t>{"max_queue", &EngineConfig::max_queue, 0, 1 << 24},
     NumberKey<int32_t>{"num_threads", &EngineConfig::num_threads, 0, 4096},
 };
 constexpr std::array kInt64Keys = {
     NumberKey<int64_t>{"kv_cache_bytes", &EngineConfig::kv_cache_bytes, 0, int64_t{1} << 50},
+    NumberKey<int64_t>{"max_queue_tokens", &EngineConfig::max_queue_tokens, 1, int64_t{1} << 40},
 };
 
 struct BoolKey {

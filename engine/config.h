@@ -19,12 +19,14 @@ struct EngineConfig {
   int32_t max_model_len = 0;                  // tokens; 0: the model's positions
   int32_t max_num_seqs = 256;                 // sequences that run at a time
   int32_t max_num_batched_tokens = 2048;      // tokens of one step, decodes and prefill chunks together
+  int32_t batch_step_tokens = 128;            // up to so many, requests of the batch lane join others' steps
   int32_t block_size = 16;                    // tokens per KV block
   int64_t kv_cache_bytes = 0;                 // 0: by the backend's rule, see Executor::Start
   int32_t max_queue = 1024;                   // requests that wait
   bool prefix_cache = true;                   // prompts that begin alike are computed once
   bool share_prefix_cache = false;            // also between API keys: who asks can then tell by the time whether
                                               // another key's prompt began the same
+  int64_t max_queue_tokens = 1 << 22;         // prompt tokens of the requests that wait
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
 };
 

@@ -69,6 +69,7 @@ absl::Status LocalEngine::StartExecutor(const LoadProgress& progress) {
                                                             .block_size = started.kv.block_size,
                                                             .max_num_seqs = config_.max_num_seqs,
                                                             .max_num_batched_tokens = config_.max_num_batched_tokens,
+                                                            .batch_step_tokens = config_.batch_step_tokens,
                                                             .prefix_cache = config_.prefix_cache,
                                                             .share_prefix_cache = config_.share_prefix_cache,
                                                             .prefix_secret = DrawSecret()});
@@ -119,7 +120,7 @@ void LocalEngine::Apply(Command command) {
   if (auto* submit = std::get_if<SubmitCommand>(&command)) {
     const uint32_t slot = SlotOf(std::move(submit->sink));
     ++sinks_[slot].num_requests;
-    scheduler_->Add(std::move(submit->request), slot);
+    scheduler_->Add(std::move(submit->request), slot, NowNs());
     return;
   }
   const CancelCommand& cancel = std::get<CancelCommand>(command);
@@ -163,7 +164,13 @@ void LocalEngine::Publish() {
     if (event.request_done) live_.erase(event.event.request);
   }
   num_queued_ = scheduler_->num_queued_requests();
-  for (const Command& command : inbox_) num_queued_ += std::holds_alternative<SubmitCommand>(command) ? 1 : 0;
+  num_queued_tokens_ = scheduler_->num_queued_tokens();
+  for (const Command& command : inbox_) {
+    const auto* submit = std::get_if<SubmitCommand>(&command);
+    if (submit == nullptr) continue;
+    ++num_queued_;
+    num_queued_tokens_ += std::ssize(submit->request.prompt);
+  }
   drain_rate_.Update(now_ns, scheduled.queue_departures, num_queued_);
 }
 
@@ -205,20 +212,24 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<TokenS
     const std::lock_guard lock(mu_);
     if (!health_.ok()) return health_;
     if (draining_ || stopping_) return ShuttingDown();
-    OPTSERVE_RETURN_IF_ERROR(RefusalForQueue());
+    OPTSERVE_RETURN_IF_ERROR(RefusalForQueue(std::ssize(request.prompt)));
     if (!live_.insert(request.id).second) return InvalidArgument("request id {} is in use", request.id);
     ++num_queued_;
+    num_queued_tokens_ += std::ssize(request.prompt);
     inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink)});
   }
   wake_.notify_one();
   return absl::OkStatus();
 }
 
-absl::Status LocalEngine::RefusalForQueue() const {
-  // Who can start at once does not wait.
+absl::Status LocalEngine::RefusalForQueue(int64_t prompt_tokens) const {
+  // Who can start at once does not wait, and a prompt alone is never too long.
   const int64_t limit = config_.max_queue + std::max(config_.max_num_seqs - stats_.running, 0);
-  if (num_queued_ < limit) return absl::OkStatus();
-  return WithRetryAfter(ResourceExhausted("the queue is full: {} requests wait; try again later", num_queued_),
+  const bool is_too_many = num_queued_ >= limit;
+  const bool is_too_long = num_queued_ > 0 && num_queued_tokens_ + prompt_tokens > config_.max_queue_tokens;
+  if (!is_too_many && !is_too_long) return absl::OkStatus();
+  return WithRetryAfter(ResourceExhausted("the queue is full: {} requests with {} prompt tokens wait; try again later",
+                                          num_queued_, num_queued_tokens_),
                         drain_rate_.SecondsToDrain(NowNs(), num_queued_));
 }
 

@@ -74,7 +74,7 @@ class LocalEngine : public EngineClient {
   void DeliverEvents();
   void EnqueueCancel(CancelCommand command);
   uint32_t SlotOf(std::shared_ptr<TokenSink> sink);
-  absl::Status RefusalForQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status RefusalForQueue(int64_t prompt_tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const EngineConfig config_;
   const std::unique_ptr<Executor> executor_;
@@ -99,6 +99,7 @@ class LocalEngine : public EngineClient {
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
   // Requests that have not started, those in the inbox included.
   int64_t num_queued_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t num_queued_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   DrainRate drain_rate_ ABSL_GUARDED_BY(mu_);
 
   std::thread thread_;

@@ -110,6 +110,8 @@ void ToProto(const GenerateRequest& from, internal::GenerateRequest* to) {
   to->set_cache_salt(from.cache_salt);
   to->set_priority(from.priority);
   to->set_deadline_ns(from.deadline_ns);
+  to->set_batch(from.batch);
+  to->set_share_weight(from.share_weight);
 }
 
 GenerateRequest FromProto(const internal::GenerateRequest& from) {
@@ -129,6 +131,8 @@ GenerateRequest FromProto(const internal::GenerateRequest& from) {
       .cache_salt = from.cache_salt(),
       .priority = from.priority(),
       .deadline_ns = from.deadline_ns(),
+      .batch = from.batch(),
+      .share_weight = from.share_weight(),
   };
 }
 

@@ -116,6 +116,7 @@ absl::Status CheckRequest(const GenerateRequest& request, const ModelInfo& model
   OPTSERVE_RETURN_IF_ERROR(
       CheckRange("first_choice", request.first_choice, 0, std::numeric_limits<int32_t>::max() - kMaxChoices));
   OPTSERVE_RETURN_IF_ERROR(CheckRange("prompt_logprobs", request.num_prompt_logprobs, -1, kMaxLogprobs));
+  OPTSERVE_RETURN_IF_ERROR(CheckRange("share_weight", request.share_weight, 1, 1000));
   return CheckResumed(request, model);
 }
 

@@ -51,11 +51,13 @@ struct GenerateRequest {
   int32_t prompt_scores_sent = 0;  // prompt log probabilities the client already has; the rest follow
 
   // Who asks and how urgent it is: for the scheduler's order and the prefix cache, never for the numbers.
-  std::string api_key_id;   // shares of the machine are by key, then by user; empty: the anonymous key
-  std::string user;         // as the client named it
-  std::string cache_salt;   // cached prefixes are shared only between requests with the same salt (and key)
-  int32_t priority = 0;     // among the requests of one user: lower first
-  int64_t deadline_ns = 0;  // on the monotonic clock, which all processes of a machine share; 0: none
+  std::string api_key_id;    // shares of the machine are by key, then by user; empty: the anonymous key
+  std::string user;          // as the client named it
+  std::string cache_salt;    // cached prefixes are shared only between requests with the same salt (and key)
+  int32_t priority = 0;      // among the requests of one user: lower first
+  int64_t deadline_ns = 0;   // on the monotonic clock, which all processes of a machine share; 0: none
+  bool batch = false;        // fills idle room: runs while nobody else needs the machine
+  int32_t share_weight = 1;  // of its API key, 1..1000: a key of weight 2 gets twice the service of one of weight 1
 };
 
 enum class FinishReason : uint8_t {

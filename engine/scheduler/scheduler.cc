@@ -4,31 +4,12 @@
 
 #include <algorithm>
 #include <ranges>
+#include <utility>
 
 #include "engine/util/status.h"
 #include "kernels/common/check.h"
 
 namespace optserve {
-namespace {
-
-// A sequence starts only if it leaves 1 / kReserveFraction of the pool to those who run and grow.
-constexpr int32_t kReserveFraction = 100;
-
-bool WantsCounts(const SamplingParams& sampling) {
-  return sampling.repetition_penalty != 1.0f || sampling.presence_penalty != 0.0f || sampling.frequency_penalty != 0.0f;
-}
-
-// How many leading tokens may come from elsewhere than this sequence's own computation: at least one token is left,
-// because its logits are wanted, and so are those that give scores.
-int32_t MaxReusedTokens(const Sequence& sequence) {
-  const RequestState& request = *sequence.request;
-  const bool wants_scores =
-      request.request.num_prompt_logprobs >= 0 && sequence.choice == 0 && sequence.next_score < request.prompt_tokens();
-  return std::min(sequence.num_tokens(), wants_scores ? sequence.next_score : sequence.num_tokens()) - 1;
-}
-
-}  // namespace
-
 Scheduler::Scheduler(const SchedulerOptions& options)
     : options_(options),
       max_running_(std::min(options.max_num_seqs, options.max_num_batched_tokens)),
@@ -38,7 +19,7 @@ Scheduler::Scheduler(const SchedulerOptions& options)
                                    << " tokens a step";
 }
 
-void Scheduler::Add(GenerateRequest request, uint32_t owner) {
+void Scheduler::Add(GenerateRequest request, uint32_t owner, int64_t now_ns) {
   const RequestId id = request.id;
   const auto [entry, is_new] = requests_.try_emplace(id, std::make_unique<RequestState>());
   OPTSERVE_CHECK(is_new) << "request " << id << " is here already";
@@ -46,6 +27,8 @@ void Scheduler::Add(GenerateRequest request, uint32_t owner) {
   state.request = std::move(request);
   state.owner = owner;
   state.arrival = next_arrival_++;
+  state.arrival_ns = now_ns;
+  state.is_batch = state.request.batch;
   state.num_unfinished = state.request.num_choices;
   num_unfinished_ += state.request.num_choices;
   state.root = hasher_.Root(options_.share_prefix_cache ? "" : state.request.api_key_id, state.request.cache_salt);
@@ -57,7 +40,8 @@ void Scheduler::Add(GenerateRequest request, uint32_t owner) {
     sequence.choice = choice;
     sequence.next_score = state.request.prompt_scores_sent + 1;
   }
-  queue_.emplace(state.arrival, &state);
+  LaneOf(state).queue.Push(state);
+  num_queued_tokens_ += state.queued_tokens();
   if (state.request.deadline_ns != 0) deadlines_.emplace(state.request.deadline_ns, &state);
   if (state.request.max_tokens == 0) {
     // Answer 0 carries the scores; the others are empty.
@@ -93,198 +77,16 @@ void Scheduler::EndAll(const TokenEvent& last_event) {
   CheckInvariants();
 }
 
-const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
-  ExpireDeadlines(now_ns);
-  planned_.clear();
-  builder_.Begin();
-  budget_ = options_.max_num_batched_tokens;
-  PlanDecodes();
-  builder_.EndDecodes();
-  PlanChunks();
-  StartSequences();
-  OPTSERVE_CHECK(!planned_.empty() || !HasWork()) << num_unfinished_ << " sequences, but an empty plan";
-  CheckInvariants();
-  return builder_.End();
-}
-
-void Scheduler::ExpireDeadlines(int64_t now_ns) {
-  while (!deadlines_.empty() && deadlines_.begin()->first <= now_ns) {
-    FinishUnfinished(*deadlines_.begin()->second, {.finish = FinishReason::kDeadline});
-  }
-}
-
-void Scheduler::PlanDecodes() {
-  // The oldest first: who is preempted stands behind who needs its block, so no slice is ever taken back.
-  for (size_t i = 0; i < running_.size(); ++i) {
-    Sequence& sequence = *running_[i];
-    if (sequence.num_uncached() == 1 && GrowOrPreempt(sequence, sequence.num_tokens())) Plan(sequence, 1);
-  }
-}
-
-void Scheduler::PlanChunks() {
-  for (Sequence* sequence : running_) {
-    if (budget_ == 0) return;
-    if (sequence->slice < 0) Plan(*sequence, std::min(sequence->num_uncached(), budget_));
-  }
-}
-
-void Scheduler::StartSequences() {
-  while (budget_ > 0 && num_running() < max_running_) {
-    Sequence* next = nullptr;
-    if (!resumable_.empty()) {
-      next = *resumable_.begin();
-    } else if (!queue_.empty()) {
-      next = &*std::ranges::find(queue_.begin()->second->choices, SequenceState::kWaiting, &Sequence::state);
-    }
-    // Nobody overtakes who waits for blocks: it would wait forever.
-    if (next == nullptr || !TryStart(*next)) return;
-  }
-}
-
-bool Scheduler::TryStart(Sequence& sequence) {
-  RequestState& request = *sequence.request;
-  if (sequence.tokens.empty()) Prepare(sequence);
-  // What need not be computed: the prompt that a running sibling has, or what the cache has.
-  const Sequence* source = FindForkSource(sequence);
-  int32_t reused = source == nullptr ? 0 : std::min(request.prompt_tokens(), MaxReusedTokens(sequence));
-  const int32_t num_hits = CountCachedBlocks(sequence, MaxReusedTokens(sequence) / blocks_.block_size());
-  if (num_hits * blocks_.block_size() >= reused) {
-    source = nullptr;
-    reused = num_hits * blocks_.block_size();
-  }
-  const int32_t num_shared = reused / blocks_.block_size();
-  const int32_t num_blocks = blocks_.BlocksFor(sequence.num_tokens());
-  const auto shared_block = [&](int32_t i) {
-    return source != nullptr ? source->blocks[i] : blocks_.Find(sequence.hashes[i]);
-  };
-  int32_t num_taken = num_blocks - num_shared;  // of the available ones
-  for (int32_t i = 0; i < num_shared; ++i) num_taken += blocks_.IsUsed(shared_block(i)) ? 0 : 1;
-  const int32_t reserve = running_.empty() ? 0 : blocks_.num_blocks() / kReserveFraction;
-  if (num_taken + reserve > blocks_.num_available()) return false;
-
-  for (int32_t i = 0; i < num_shared; ++i) sequence.blocks.push_back(shared_block(i));
-  for (const int32_t block : sequence.blocks) blocks_.Hold(block);
-  while (std::ssize(sequence.blocks) < num_blocks) sequence.blocks.push_back(blocks_.Allocate());
-  // Copy on write: the rest of the prompt lies in a block that both will write behind it.
-  if (reused % blocks_.block_size() != 0) {
-    builder_.Copy({.src = source->blocks[num_shared], .dst = sequence.blocks[num_shared]});
-  }
-  sequence.num_cached = reused;
-  sequence.start_step = builder_.step();
-  if (sequence.state == SequenceState::kResumable) {
-    resumable_.erase(&sequence);
-  } else {
-    queue_.erase(request.arrival);
-    ++stats_.queue_departures;
-    request.seniority = next_seniority_++;
-    request.lead = sequence.choice;
-    request.cached_tokens = std::min(reused, request.prompt_tokens());
-    if (options_.prefix_cache) stats_.prefix_cache_queries += request.prompt_tokens();
-    stats_.prefix_cache_hits += request.cached_tokens;
-  }
-  sequence.state = SequenceState::kRunning;
-  running_.insert(std::ranges::upper_bound(running_, &sequence, BySeniority()), &sequence);
-  Plan(sequence, std::min(sequence.num_uncached(), budget_));
-  return true;
-}
-
-void Scheduler::Prepare(Sequence& sequence) {
-  const GenerateRequest& request = sequence.request->request;
-  sequence.tokens.reserve(request.prompt.size() + request.max_tokens);
-  const int32_t num_blocks = blocks_.BlocksFor(static_cast<int32_t>(request.prompt.size()) + request.max_tokens);
-  sequence.blocks.reserve(num_blocks);
-  sequence.hashes.reserve(num_blocks);
-  sequence.tokens = request.prompt;
-  if (request.max_tokens > 0 && WantsCounts(request.sampling)) {
-    sequence.counts = std::make_unique<TokenCounts>();
-    for (const int32_t id : request.prompt) sequence.counts->AddPrompt(id);
-  }
-  if (request.max_tokens > 0 && request.sampling.no_repeat_ngram_size > 0) {
-    sequence.ngrams = std::make_unique<NgramIndex>(&sequence.tokens, request.sampling.no_repeat_ngram_size);
-    sequence.ngrams->Update();
-  }
-  for (const int32_t id : request.generated) Append(sequence, id);
-}
-
-void Scheduler::Append(Sequence& sequence, int32_t token) {
-  sequence.tokens.push_back(token);
-  if (sequence.counts != nullptr) sequence.counts->AddGenerated(token);
-  if (sequence.ngrams != nullptr) sequence.ngrams->Update();
-}
-
-void Scheduler::HashBlocks(Sequence& sequence, int32_t num_blocks) {
-  const int32_t block_size = blocks_.block_size();
-  for (auto i = static_cast<int32_t>(sequence.hashes.size()); i < num_blocks; ++i) {
-    const PrefixHash& before = i == 0 ? sequence.request->root : sequence.hashes[i - 1];
-    sequence.hashes.push_back(hasher_.Extend(before, std::span(sequence.tokens).subspan(i * block_size, block_size)));
-  }
-}
-
-int32_t Scheduler::CountCachedBlocks(Sequence& sequence, int32_t max_blocks) {
-  if (!options_.prefix_cache) return 0;
-  HashBlocks(sequence, max_blocks);
-  int32_t num_hits = 0;
-  while (num_hits < max_blocks && blocks_.Find(sequence.hashes[num_hits]) != BlockManager::kNone) ++num_hits;
-  return num_hits;
-}
-
-void Scheduler::RegisterBlocks(Sequence& sequence, int32_t num_cached_before) {
-  if (!options_.prefix_cache) return;
-  const int32_t begin = num_cached_before / blocks_.block_size();
-  const int32_t end = sequence.num_cached / blocks_.block_size();
-  HashBlocks(sequence, end);
-  for (int32_t i = begin; i < end; ++i) blocks_.Register(sequence.blocks[i], sequence.hashes[i]);
-}
-
-const Sequence* Scheduler::FindForkSource(const Sequence& sequence) const {
-  const RequestState& request = *sequence.request;
-  for (const Sequence& sibling : request.choices) {
-    // One that starts in this very step has nothing in its blocks yet.
-    if (sibling.state == SequenceState::kRunning && sibling.num_cached >= request.prompt_tokens() &&
-        sibling.start_step < builder_.step()) {
-      return &sibling;
-    }
-  }
-  return nullptr;
-}
-
-bool Scheduler::GrowOrPreempt(Sequence& sequence, int32_t num_tokens) {
-  while (std::ssize(sequence.blocks) < blocks_.BlocksFor(num_tokens)) {
-    if (blocks_.num_available() > 0) {
-      sequence.blocks.push_back(blocks_.Allocate());
-      continue;
-    }
-    Sequence& youngest = *running_.back();
-    Preempt(youngest);
-    if (&youngest == &sequence) return false;
-  }
-  return true;
-}
-
-void Scheduler::Preempt(Sequence& sequence) {
-  StopRunning(sequence);
-  sequence.state = SequenceState::kResumable;
-  resumable_.insert(&sequence);
-  ++stats_.preemptions;
-}
-
 void Scheduler::StopRunning(Sequence& sequence) {
   if (sequence.slice >= 0) planned_[sequence.slice] = nullptr;
   sequence.slice = -1;
+  sequence.num_planned = 0;
   // The end of a prefix is given up before its beginning.
   for (const int32_t block : std::views::reverse(sequence.blocks)) blocks_.Release(block);
   sequence.blocks.clear();
   ++sequence.table_version;
   sequence.num_cached = 0;
   running_.erase(std::ranges::find(running_, &sequence));
-}
-
-void Scheduler::Plan(Sequence& sequence, int32_t num_tokens) {
-  sequence.slice = builder_.num_slices();
-  planned_.push_back(&sequence);
-  if (sequence.request->num_generated(sequence) == 0 || num_tokens > 1) stats_.prompt_tokens += num_tokens;
-  builder_.Add(sequence, num_tokens);
-  budget_ -= num_tokens;
 }
 
 void Scheduler::Commit(StepResult&& result) {
@@ -298,7 +100,7 @@ void Scheduler::Commit(StepResult&& result) {
     if (sequence == nullptr) continue;  // ended while the step ran
     OPTSERVE_CHECK((sample != nullptr) == plan.slices[slice].wants_sample) << "slice " << slice;
     sequence->slice = -1;
-    CommitSlice(*sequence, plan.slices[slice].num_tokens, scores, sample);
+    CommitSlice(*sequence, std::exchange(sequence->num_planned, 0), scores, sample);
   }
   OPTSERVE_CHECK(scored == result.scored.end() && sampled == result.sampled.end()) << "results of no slice";
   planned_.clear();
@@ -341,6 +143,20 @@ void Scheduler::CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt
   }
 }
 
+void Scheduler::Append(Sequence& sequence, int32_t token) {
+  sequence.tokens.push_back(token);
+  if (sequence.counts != nullptr) sequence.counts->AddGenerated(token);
+  if (sequence.ngrams != nullptr) sequence.ngrams->Update();
+}
+
+void Scheduler::RegisterBlocks(Sequence& sequence, int32_t num_cached_before) {
+  if (!options_.prefix_cache) return;
+  const int32_t begin = num_cached_before / blocks_.block_size();
+  const int32_t end = sequence.num_cached / blocks_.block_size();
+  HashBlocks(sequence, end);
+  for (int32_t i = begin; i < end; ++i) blocks_.Register(sequence.blocks[i], sequence.hashes[i]);
+}
+
 FinishReason Scheduler::FinishOf(const Sequence& sequence) const {
   const RequestState& request = *sequence.request;
   const int32_t num_generated = request.num_generated(sequence);
@@ -352,12 +168,17 @@ FinishReason Scheduler::FinishOf(const Sequence& sequence) const {
   return num_generated >= request.request.max_tokens ? FinishReason::kLength : FinishReason::kNone;
 }
 
+void Scheduler::LeaveQueue(const RequestState& request) {
+  num_queued_tokens_ -= request.queued_tokens();
+  ++stats_.queue_departures;
+}
+
 void Scheduler::ReleaseSiblings(RequestState& request) {
   request.lead = -1;
   for (Sequence& sibling : request.choices) {
     if (sibling.state != SequenceState::kWaiting) continue;
     sibling.state = SequenceState::kResumable;
-    resumable_.insert(&sibling);
+    LaneOf(request).resumable.insert(&sibling);
   }
 }
 
@@ -367,7 +188,7 @@ void Scheduler::ReplaceLead(RequestState& request) {
   if (next == request.choices.end()) return;
   request.lead = next->choice;
   next->state = SequenceState::kResumable;
-  resumable_.insert(&*next);
+  LaneOf(request).resumable.insert(&*next);
 }
 
 void Scheduler::Emit(const Sequence& sequence, TokenEvent event) {
@@ -380,7 +201,7 @@ void Scheduler::Emit(const Sequence& sequence, TokenEvent event) {
 void Scheduler::Finish(Sequence& sequence, TokenEvent last_event) {
   RequestState& request = *sequence.request;
   if (sequence.state == SequenceState::kRunning) StopRunning(sequence);
-  if (sequence.state == SequenceState::kResumable) resumable_.erase(&sequence);
+  if (sequence.state == SequenceState::kResumable) LaneOf(request).resumable.erase(&sequence);
   sequence.state = SequenceState::kFinished;
   --num_unfinished_;
   --request.num_unfinished;
@@ -390,9 +211,10 @@ void Scheduler::Finish(Sequence& sequence, TokenEvent last_event) {
     return;
   }
   if (request.seniority == 0) {
-    queue_.erase(request.arrival);
-    ++stats_.queue_departures;
+    LaneOf(request).queue.Remove(request);
+    LeaveQueue(request);
   }
+  LaneOf(request).queue.Forget(request);
   if (request.request.deadline_ns != 0) deadlines_.erase({request.request.deadline_ns, &request});
   requests_.erase(requests_.find(request.request.id));
 }
@@ -438,8 +260,8 @@ std::string Scheduler::Violation() const {
     }
   }
   if (num_running != running_.size()) return fmt::format("{} of {} sequences run", running_.size(), num_running);
-  if (num_resumable != resumable_.size())
-    return fmt::format("{} of {} are resumable", resumable_.size(), num_resumable);
+  const size_t in_lanes = lanes_[0].resumable.size() + lanes_[1].resumable.size();
+  if (num_resumable != in_lanes) return fmt::format("{} of {} are resumable", in_lanes, num_resumable);
   if (num_unfinished != num_unfinished_) return fmt::format("{} unfinished, not {}", num_unfinished, num_unfinished_);
   return "";
 }

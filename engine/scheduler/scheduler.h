@@ -1,8 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -11,6 +12,7 @@
 
 #include "engine/request.h"
 #include "engine/scheduler/block_manager.h"
+#include "engine/scheduler/fair_queue.h"
 #include "engine/scheduler/plan_builder.h"
 #include "engine/scheduler/prefix_hash.h"
 #include "engine/scheduler/sequence.h"
@@ -23,6 +25,7 @@ struct SchedulerOptions {
   int32_t block_size = 16;
   int32_t max_num_seqs = 256;
   int32_t max_num_batched_tokens = 2048;
+  int32_t batch_step_tokens = 128;  // see the batch lane below
   bool prefix_cache = true;
   bool share_prefix_cache = false;  // also between API keys
   PrefixSecret prefix_secret = {};  // random, one for each process
@@ -45,9 +48,16 @@ struct SchedulerStats {
 // then chunks of prompts, at most max_num_batched_tokens in all. A sequence starts when blocks for all its tokens are
 // free; if a running one then needs a block and none is left, the youngest is preempted: it gives its blocks back and
 // computes its tokens again later, before anything new starts. The oldest is never preempted, so there is always
-// progress. Choices of one request share the blocks of their prompt; who writes into a shared block gets a copy first.
-// Full blocks stay findable by their contents until their room is needed, also after their sequences have ended: a
-// prompt that begins like an earlier one with the same API key and cache salt begins behind what is cached.
+// progress. Who starts next is FairQueue's decision. Choices of one request share the blocks of their prompt; who
+// writes into a shared block gets a copy first. Full blocks stay findable by their contents until their room is needed,
+// also after their sequences have ended: a prompt that begins like an earlier one with the same API key and cache salt
+// begins behind what is cached.
+//
+// Requests of the batch lane fill idle room. They start only if nobody interactive waits, give their places and blocks
+// up as soon as somebody interactive needs them, and as long as somebody interactive has been here lately they take
+// part in a step only up to a total of batch_step_tokens (a token counts more the more context it has, see
+// RequestCost), so that a step never gets long because of them. So that they do not starve, the oldest goes on as an
+// interactive one when all have waited for ten seconds.
 //
 // No threads, no clock (`now_ns` is a parameter), no I/O. The same calls give the same plans. Requests must have passed
 // CheckRequest.
@@ -65,7 +75,7 @@ class Scheduler {
   explicit Scheduler(const SchedulerOptions& options);
 
   // `request.id` is the id of no request that is here. `owner` comes back with each of its events.
-  void Add(GenerateRequest request, uint32_t owner);
+  void Add(GenerateRequest request, uint32_t owner, int64_t now_ns);
 
   // Ends a request, or one answer; its blocks are free when this returns. Unknown and finished ones are ignored.
   void Cancel(RequestId id);
@@ -89,8 +99,10 @@ class Scheduler {
   std::vector<Event>& events() { return events_; }
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
-  int32_t num_waiting() const { return num_unfinished_ - num_running(); }              // sequences
-  int32_t num_queued_requests() const { return static_cast<int32_t>(queue_.size()); }  // that have not started
+  int32_t num_waiting() const { return num_unfinished_ - num_running(); }  // sequences
+  // That have not started.
+  int32_t num_queued_requests() const { return lanes_[kInteractive].queue.size() + lanes_[kBatch].queue.size(); }
+  int64_t num_queued_tokens() const { return num_queued_tokens_; }
   const BlockManager& blocks() const { return blocks_; }
   const SchedulerStats& stats() const { return stats_; }
 
@@ -98,12 +110,28 @@ class Scheduler {
   std::string Violation() const;
 
  private:
-  // The phases of PlanStep; each takes its tokens out of `budget_`.
-  void ExpireDeadlines(int64_t now_ns);
-  void PlanDecodes();
-  void PlanChunks();
-  void StartSequences();
+  enum Lane : uint8_t { kInteractive, kBatch };
+  struct LaneState {
+    FairQueue queue;                             // requests that have not started
+    std::set<Sequence*, BySeniority> resumable;  // kResumable
+  };
 
+  // The phases of PlanStep, planning.cc; each takes its tokens out of `budget_`.
+  void ExpireDeadlines(int64_t now_ns);
+  void PromoteStarvedBatch(int64_t now_ns);
+  void PlanDecodes(Lane lane);
+  void PlanChunks(Lane lane);
+  bool StartSequences(Lane lane);  // false: somebody waits for blocks or a place
+  const StepPlan& EmitPlan();
+
+  LaneState& LaneOf(const RequestState& request) { return lanes_[request.is_batch ? kBatch : kInteractive]; }
+  bool IsLaneBusy(Lane lane) const;
+  void Promote(RequestState& request);
+  Sequence* NextToStart(LaneState& lane);
+  // How many of its tokens the step has room for.
+  int32_t Room(const Sequence& sequence) const;
+  int32_t RoomForBatch(const Sequence& sequence) const;
+  void Plan(Sequence& sequence, int32_t num_tokens);
   // Starts `sequence` and plans its first chunk, if there is room for all its tokens.
   bool TryStart(Sequence& sequence);
   void Prepare(Sequence& sequence);
@@ -111,20 +139,21 @@ class Scheduler {
   void HashBlocks(Sequence& sequence, int32_t num_blocks);
   // How many leading blocks of `sequence`, up to `max_blocks`, the cache has.
   int32_t CountCachedBlocks(Sequence& sequence, int32_t max_blocks);
-  // Blocks that have become full since `num_cached_before` can be found from now on.
-  void RegisterBlocks(Sequence& sequence, int32_t num_cached_before);
   // The running sibling whose blocks hold the whole prompt; nullptr: none.
   const Sequence* FindForkSource(const Sequence& sequence) const;
   // Blocks for `num_tokens`, preempting the youngest as long as needed. False: `sequence` was the youngest.
   bool GrowOrPreempt(Sequence& sequence, int32_t num_tokens);
   void Preempt(Sequence& sequence);
+  void InsertRunning(Sequence& sequence);
   void StopRunning(Sequence& sequence);
-  void Plan(Sequence& sequence, int32_t num_tokens);
 
   void CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt* scores, SampledToken* sample);
   void Append(Sequence& sequence, int32_t token);
+  // Blocks that have become full since `num_cached_before` can be found from now on.
+  void RegisterBlocks(Sequence& sequence, int32_t num_cached_before);
   FinishReason FinishOf(const Sequence& sequence) const;
 
+  void LeaveQueue(const RequestState& request);
   // The prompt is in the lead's blocks: its siblings may start.
   void ReleaseSiblings(RequestState& request);
   // The lead ended early: the next one computes the prompt.
@@ -141,21 +170,28 @@ class Scheduler {
   const PrefixHasher hasher_;
   BlockManager blocks_;
   std::unordered_map<RequestId, std::unique_ptr<RequestState>> requests_;
-  std::map<uint64_t, RequestState*> queue_;     // that have not started, by arrival
-  std::set<Sequence*, BySeniority> resumable_;  // kResumable
-  std::vector<Sequence*> running_;              // by seniority
+  std::array<LaneState, 2> lanes_;
+  std::vector<Sequence*> running_;  // by seniority: the batch lane stands behind
   std::set<std::pair<int64_t, RequestState*>> deadlines_;
 
+  // The step that is planned or runs.
   PlanBuilder builder_;
-  std::vector<Sequence*> planned_;  // by slice of the step in flight; nullptr: ended since
-  int32_t budget_ = 0;              // tokens that the step being planned has room for
+  std::vector<Sequence*> decodes_;
+  std::vector<Sequence*> chunks_;
+  std::vector<Sequence*> planned_;  // by slice; nullptr: ended since
+  int32_t budget_ = 0;              // tokens that it has room for
+  int64_t step_cost_ = 0;
+  int64_t batch_limit_ = 0;  // cost up to which batch work takes part
 
   std::vector<Event> events_;
   SchedulerStats stats_;
   SequenceId next_sequence_ = 1;
   uint64_t next_arrival_ = 1;
   uint64_t next_seniority_ = 1;
-  int32_t num_unfinished_ = 0;  // sequences
+  int32_t num_unfinished_ = 0;     // sequences
+  int64_t num_queued_tokens_ = 0;  // of requests that have not started
+  std::optional<int64_t> last_interactive_ns_;
+  int64_t last_batch_ns_ = 0;  // when batch work last took part, or there was none
 };
 
 }  // namespace optserve

@@ -13,6 +13,7 @@
 namespace optserve {
 
 struct RequestState;
+struct Share;
 
 enum class SequenceState : uint8_t {
   kWaiting,    // its request is in the queue, or a sibling computes the prompt that both share
@@ -56,7 +57,8 @@ struct Sequence {
   uint32_t table_version = 0;      // another one whenever `blocks` changes otherwise than by growing
   std::vector<PrefixHash> hashes;  // of the full blocks of `tokens`, as far as they were needed
   int32_t next_score = 0;          // prompt scores up to this token are out
-  int32_t slice = -1;              // its slice in the step that was planned last; -1: none
+  int32_t num_planned = 0;         // tokens that it has in the step that is planned or runs
+  int32_t slice = -1;              // its slice in that step; -1: none
 
   std::unique_ptr<TokenCounts> counts;  // only with penalties
   std::unique_ptr<NgramIndex> ngrams;   // only with no_repeat_ngram_size
@@ -71,19 +73,24 @@ struct RequestState {
   uint32_t owner = 0;             // the engine's; comes back with each event
   std::vector<Sequence> choices;  // [n], never resized: sequences are pointed to
   int32_t num_unfinished = 0;
-  uint64_t arrival = 0;    // order of Add
+  uint64_t arrival = 0;  // order of Add
+  int64_t arrival_ns = 0;
+  bool is_batch = false;   // which lane; promotion changes it
+  Share* share = nullptr;  // its user's
   uint64_t seniority = 0;  // order of first start; 0: none has started. The youngest is preempted first
   int32_t lead = -1;       // the choice that computes the prompt while its siblings wait for it; -1: nobody must wait
   int32_t cached_tokens = 0;  // of the prompt, that the cache had when the lead started
   PrefixHash root;            // of the hashes of its blocks
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
+  int64_t queued_tokens() const { return std::ssize(request.prompt) + std::ssize(request.generated); }
   int32_t num_generated(const Sequence& sequence) const { return sequence.num_tokens() - prompt_tokens(); }
 };
 
-// Who goes first: by request, then by choice.
+// Who goes first: by lane, then by request, then by choice.
 struct BySeniority {
   bool operator()(const Sequence* a, const Sequence* b) const {
+    if (a->request->is_batch != b->request->is_batch) return b->request->is_batch;
     return a->request->seniority != b->request->seniority ? a->request->seniority < b->request->seniority
                                                           : a->choice < b->choice;
   }

@@ -105,10 +105,12 @@ class Gate {
 
 constexpr int kAlways = 1 << 30;
 
-std::unique_ptr<LocalEngine> StartEngine(const FakeExecutor::Options& options, int32_t max_queue = 1024) {
+std::unique_ptr<LocalEngine> StartEngine(const FakeExecutor::Options& options, int32_t max_queue = 1024,
+                                         int64_t max_queue_tokens = 1 << 20) {
   const EngineConfig config{.max_num_seqs = options.max_num_seqs,
                             .max_num_batched_tokens = options.max_num_batched_tokens,
-                            .max_queue = max_queue};
+                            .max_queue = max_queue,
+                            .max_queue_tokens = max_queue_tokens};
   auto engine = LocalEngine::Start(config, std::make_unique<FakeExecutor>(options), nullptr);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return *std::move(engine);
@@ -207,6 +209,25 @@ TEST(LocalEngineTest, FullQueueRefusesAndSaysWhenToComeBack) {
   gate.Open(kAlways);
   EXPECT_TRUE(sink->WaitForFinished(3));
   EXPECT_TRUE(engine->Submit({.id = 4, .prompt = {5}, .max_tokens = 4}, sink).ok()) << "there is room again";
+}
+
+TEST(LocalEngineTest, TheQueueIsBoundedInTokensToo) {
+  Gate gate;
+  const auto engine = StartEngine({.max_num_seqs = 1, .before_step = [&](const StepPlan&) { return gate.Pass(); }},
+                                  /*max_queue=*/100, /*max_queue_tokens=*/50);
+  const auto sink = std::make_shared<Collector>();
+  const auto request = [](RequestId id, int32_t prompt_tokens) {
+    return GenerateRequest{.id = id, .prompt = std::vector<int32_t>(prompt_tokens, 5), .max_tokens = 2};
+  };
+  EXPECT_TRUE(engine->Submit(request(1, 60), sink).ok()) << "a long prompt alone is served";
+  gate.WaitForStep(1);
+  gate.Open(1);
+  gate.WaitForStep(2);
+  EXPECT_TRUE(engine->Submit(request(2, 30), sink).ok());
+  EXPECT_EQ(engine->Submit(request(3, 21), sink).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(engine->Submit(request(4, 20), sink).ok());
+  gate.Open(kAlways);
+  EXPECT_TRUE(sink->WaitForFinished(3));
 }
 
 TEST(LocalEngineTest, WhoCanStartAtOnceIsNotRefused) {

@@ -31,10 +31,10 @@ class SchedulerHarness {
                             const std::function<void(SchedulerOptions&)>& change_options = nullptr)
       : options_(std::move(options)), executor_(options_), scheduler_(OptionsFor(options_, change_options)) {}
 
-  void Add(const GenerateRequest& request) {
+  void Add(const GenerateRequest& request, int64_t now_ns = 0) {
     ASSERT_TRUE(CheckRequest(request, executor_.model()).ok()) << CheckRequest(request, executor_.model());
     requests_[request.id] = request;
-    scheduler_.Add(request, /*owner=*/static_cast<uint32_t>(request.id));
+    scheduler_.Add(request, /*owner=*/static_cast<uint32_t>(request.id), now_ns);
     TakeEvents();
   }
 

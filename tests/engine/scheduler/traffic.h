@@ -26,7 +26,7 @@ class Traffic {
             .max_num_batched_tokens = Uniform(1, 40)};
   }
 
-  GenerateRequest Request(RequestId id, const FakeExecutor::Options& options, int64_t now_ns) {
+  GenerateRequest Request(RequestId id, const FakeExecutor::Options& options, int64_t now_ns, int64_t step_ns) {
     const int32_t prompt_tokens = Uniform(1, options.max_model_len - 1);
     // Few different prompts, so that some are the same and some begin alike.
     GenerateRequest request{.id = id, .prompt = MakePrompt(prompt_tokens, Uniform(1, 3))};
@@ -38,7 +38,11 @@ class Traffic {
     if (Chance(30)) request.num_prompt_logprobs = Uniform(0, 3);
     if (Chance(20)) request.api_key_id = "another";
     if (Chance(20)) request.cache_salt = "salt";
-    if (Chance(20)) request.deadline_ns = now_ns + Uniform(1, 200);
+    if (Chance(50)) request.user = Chance(50) ? "a" : "b";
+    request.priority = Uniform(-1, 1);
+    request.share_weight = Uniform(1, 3);
+    request.batch = Chance(40);
+    if (Chance(20)) request.deadline_ns = now_ns + Uniform(1, 200) * step_ns;
     SamplingParams& sampling = request.sampling;
     sampling.temperature = Chance(50) ? 0.0f : 1.0f;
     sampling.seed = static_cast<uint64_t>(Uniform(0, 5));

@@ -12,14 +12,18 @@ class TrafficTest : public testing::TestWithParam<int> {};
 TEST_P(TrafficTest, EveryAnswerIsWhatItWouldBeAlone) {
   Traffic traffic(static_cast<uint64_t>(GetParam()));
   const FakeExecutor::Options options = traffic.Pool();
-  SchedulerHarness harness(options);
+  const int32_t batch_step_tokens = traffic.Uniform(0, 20);
+  SchedulerHarness harness(options, [&](SchedulerOptions& o) { o.batch_step_tokens = batch_step_tokens; });
+  // In some of the runs time flies, so that batch requests lose their patience and forget who was there.
+  const int64_t step_ns = traffic.Chance(50) ? 1 : traffic.Uniform(100, 3000) * int64_t{1'000'000};
   const int32_t num_requests = 150;
   const int32_t arrival_percent = traffic.Uniform(5, 90);
   RequestId next = 1;
   int64_t now_ns = 1;
-  for (int step = 0; step < 200000 && (next <= num_requests || harness.scheduler().HasWork()); ++step, ++now_ns) {
+  for (int step = 0; step < 200000 && (next <= num_requests || harness.scheduler().HasWork());
+       ++step, now_ns += step_ns) {
     while (next <= num_requests && traffic.Chance(arrival_percent)) {
-      harness.Add(traffic.Request(next, options, now_ns));
+      harness.Add(traffic.Request(next, options, now_ns, step_ns), now_ns);
       ++next;
     }
     if (traffic.Chance(5)) harness.Cancel(traffic.Uniform(1, static_cast<int32_t>(next)));

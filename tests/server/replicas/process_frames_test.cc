@@ -51,6 +51,8 @@ TEST(ProcessFramesTest, ARequestCrossesWhole) {
       .cache_salt = "salt",
       .priority = -24,
       .deadline_ns = std::numeric_limits<int64_t>::max(),
+      .batch = true,
+      .share_weight = 25,
   };
   sent.sampling.logit_bias = {{7, -100.0f}, {9, 0.5f}};
   const GenerateRequest got = RoundTrip<internal::GenerateRequest>(sent);
@@ -69,6 +71,8 @@ TEST(ProcessFramesTest, ARequestCrossesWhole) {
   EXPECT_EQ(got.cache_salt, sent.cache_salt);
   EXPECT_EQ(got.priority, sent.priority);
   EXPECT_EQ(got.deadline_ns, sent.deadline_ns);
+  EXPECT_EQ(got.batch, sent.batch);
+  EXPECT_EQ(got.share_weight, sent.share_weight);
 }
 
 void ExpectEqual(const TokenScore& a, const TokenScore& b) {
