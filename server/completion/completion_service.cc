@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <random>
+#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -30,10 +31,23 @@ size_t TextBytes(const CompletionRequest& request) {
   return num_bytes;
 }
 
+// A name for what answers are a function of, besides the request.
+std::string Fingerprint(std::string_view model_name, const ModelInfo& model) {
+  uint64_t hash = 0xCBF29CE484222325;  // FNV-1a
+  for (const char byte : fmt::format("{}\n{}\n{} {} {}", OPTSERVE_VERSION, model_name, model.vocab_size,
+                                     model.num_parameters, model.weight_bytes)) {
+    hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001B3;
+  }
+  return fmt::format("fp_{:012x}", hash >> 16);
+}
+
 class Call : public CompletionCall {
  public:
-  Call(std::shared_ptr<CallState> state, std::string id, int64_t created)
-      : state_(std::move(state)), id_(std::move(id)), created_(created) {}
+  Call(std::shared_ptr<CallState> state, std::string id, int64_t created, std::string system_fingerprint)
+      : state_(std::move(state)),
+        id_(std::move(id)),
+        created_(created),
+        system_fingerprint_(std::move(system_fingerprint)) {}
   ~Call() override { state_->Cancel(); }
 
   Call(const Call&) = delete;
@@ -43,11 +57,13 @@ class Call : public CompletionCall {
   void Cancel() override { state_->Cancel(); }
   const std::string& id() const override { return id_; }
   int64_t created() const override { return created_; }
+  const std::string& system_fingerprint() const override { return system_fingerprint_; }
 
  private:
   const std::shared_ptr<CallState> state_;
   const std::string id_;
   const int64_t created_;
+  const std::string system_fingerprint_;
 };
 
 }  // namespace
@@ -58,6 +74,7 @@ class CompletionService::Impl {
       : engine_(engine),
         tokenizer_(std::move(tokenizer)),
         options_(std::move(options)),
+        system_fingerprint_(Fingerprint(options_.served_model_name, engine.model())),
         queue_(options_.tokenizer_threads, options_.max_waiting_texts) {}
 
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
@@ -73,6 +90,7 @@ class CompletionService::Impl {
   EngineClient& engine_;
   const std::optional<Tokenizer> tokenizer_;
   const Options options_;
+  const std::string system_fingerprint_;
   std::atomic<RequestId> next_request_ = 1;
   WorkQueue queue_;  // last: its threads use all of the above
 };
@@ -92,7 +110,8 @@ std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest
       std::move(request));
   auto call = std::make_shared<Call>(
       state, fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64()),
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
+      system_fingerprint_);
   if (!model_status.ok()) {
     state->Fail(model_status);
   } else if (text_bytes <= static_cast<size_t>(options_.inline_text_bytes)) {

@@ -40,6 +40,9 @@ class CompletionCall {
   // "cmpl-..." and when it was made, as seconds since 1970: for every object of the answer.
   virtual const std::string& id() const = 0;
   virtual int64_t created() const = 0;
+
+  // "fp_..." of program and model: while it is the same, a request with a seed gets the same tokens.
+  virtual const std::string& system_fingerprint() const = 0;
 };
 
 // From CompletionRequest to CompletionEvents: tokenizes, checks against the model, submits one GenerateRequest for each
@@ -53,7 +56,6 @@ class CompletionService {
   struct Options {
     std::string served_model_name;
     int64_t model_created = 0;      // seconds since 1970
-    int32_t max_choices = 256;      // prompts x max(n, best_of)
     int32_t tokenizer_threads = 1;  // text longer than inline_text_bytes is tokenized on these
     int32_t inline_text_bytes = 16 * 1024;
     int32_t max_waiting_texts = 256;  // long texts that wait for those threads; more are ResourceExhausted

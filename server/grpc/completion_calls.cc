@@ -34,7 +34,10 @@ void CallInProgress::Cancelled() {
 }
 
 CompletionHead CallInProgress::Head() const {
-  return {.id = completion_->id(), .created = completion_->created(), .model = model_, .system_fingerprint = {}};
+  return {.id = completion_->id(),
+          .created = completion_->created(),
+          .model = model_,
+          .system_fingerprint = completion_->system_fingerprint()};
 }
 
 grpc::ServerUnaryReactor* UnaryCall::Start(std::shared_ptr<CallPump> pump, CompletionService& service,

@@ -8,6 +8,8 @@
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
 #include "server/api/error_codec.h"
+#include "server/api/field_schema.h"
+#include "server/api/json_reader.h"
 #include "server/api/json_request.h"
 #include "server/api/json_response.h"
 
@@ -56,6 +58,11 @@ HttpResponse MetricsText(const RouteCall& call) {
 
 HttpResponse Version(const RouteCall&) { return {.body = R"({"version":")" OPTSERVE_VERSION R"("})"}; }
 
+HttpResponse OpenApi(const RouteCall&) {
+  static const std::string* const document = new std::string(OpenApiDocument(OPTSERVE_VERSION));
+  return {.body = *document};
+}
+
 HttpResponse Models(const RouteCall& call) {
   const CompletionService* service = call.server.service;
   if (service == nullptr) return ErrorResponse(ModelLoading());
@@ -63,6 +70,28 @@ HttpResponse Models(const RouteCall& call) {
                          .created = service->options().model_created,
                          .max_model_len = MaxModelLen(call.server)};
   return {.body = EncodeModels({&model, 1})};
+}
+
+HttpResponse Capabilities(const RouteCall& call) {
+  const CompletionService* service = call.server.service;
+  if (service == nullptr) return ErrorResponse(ModelLoading());
+  const HttpServer::Options& options = call.server.options;
+  const ModelInfo& model = service->engine().model();
+  const auto limits = std::to_array<NamedLimit>({
+      {"max_model_len", model.max_model_len},
+      {"vocab_size", model.vocab_size},
+      {"max_num_seqs", model.max_num_seqs},
+      {"kv_tokens", model.kv_tokens},
+      {"max_choices", options.decode.limits.max_choices},
+      {"text_body_bytes", static_cast<int64_t>(options.decode.limits.text_body_bytes)},
+      {"body_bytes", static_cast<int64_t>(options.limits.body_bytes)},
+      {"json_depth", JsonReader::kMaxDepth},
+      {"header_bytes", static_cast<int64_t>(options.limits.header_bytes)},
+      {"header_fields", static_cast<int64_t>(options.limits.header_fields)},
+      {"target_bytes", static_cast<int64_t>(options.limits.target_bytes)},
+      {"connections", options.limits.connections},
+  });
+  return {.body = EncodeCapabilities(OPTSERVE_VERSION, service->options().served_model_name, limits)};
 }
 
 HttpResponse Tokenize(const RouteCall& call) {

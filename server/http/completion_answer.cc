@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "server/completion/completion_service.h"
+
 namespace optserve {
 namespace {
 
@@ -17,9 +19,10 @@ constexpr std::string_view kLastChunk = "0\r\n\r\n";
 CompletionAnswer::CompletionAnswer(const CompletionRequest& request, std::string_view model, bool chunked)
     : head_{.model = std::string(model)}, format_(FormatOf(request)), chunked_(chunked) {}
 
-void CompletionAnswer::Begin(std::string_view id, int64_t created) {
-  head_.id = id;
-  head_.created = created;
+void CompletionAnswer::Begin(const CompletionCall& call) {
+  head_.id = call.id();
+  head_.created = call.created();
+  head_.system_fingerprint = call.system_fingerprint();
 }
 
 HttpResponse CompletionAnswer::Whole(std::vector<CompletionEvent>& events) const {

@@ -13,6 +13,8 @@
 
 namespace optserve {
 
+class CompletionCall;
+
 // How the events of one completion look on the wire: one JSON answer, or server-sent events. No sockets; one thread.
 //
 // A stream's bytes are chunks of HTTP/1.1, one for each Append call however many events it has; for HTTP/1.0 the events
@@ -22,7 +24,7 @@ class CompletionAnswer {
   CompletionAnswer(const CompletionRequest& request, std::string_view model, bool chunked);
 
   // What the service has named the call.
-  void Begin(std::string_view id, int64_t created);
+  void Begin(const CompletionCall& call);
 
   // All of a request that was not streamed: one event per choice, in any order.
   HttpResponse Whole(std::vector<CompletionEvent>& events) const;

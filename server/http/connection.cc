@@ -251,7 +251,7 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   const NoticeScope notice(*this);
   const std::shared_ptr<CompletionCall> call =
       service->Start(*std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); });
-  answer.Begin(call->id(), call->created());
+  answer.Begin(*call);
   if (stream) co_return co_await AnswerStreamed(*call, answer);
   co_return co_await AnswerWhole(*call, answer);
 }

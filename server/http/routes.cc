@@ -19,10 +19,12 @@ constexpr auto kRoutes = std::to_array<Route>({
     {"POST", "/completions", RouteAccess::kKey, nullptr},                     // as Meta's OPT API had it
     {"POST", "/v1/engines/{model}/completions", RouteAccess::kKey, nullptr},  // likewise
     {"GET", "/v1/models", RouteAccess::kKey, Models},
+    {"GET", "/v1/capabilities", RouteAccess::kKey, Capabilities},
     {"POST", "/tokenize", RouteAccess::kKey, Tokenize},
     {"POST", "/detokenize", RouteAccess::kKey, Detokenize},
     {"GET", "/tokenizer_info", RouteAccess::kKey, TokenizerInfo},
     {"GET", "/version", RouteAccess::kOpen, Version},
+    {"GET", "/openapi.json", RouteAccess::kOpen, OpenApi},
     {"GET", "/livez", RouteAccess::kOpen, Livez},
     {"GET", "/readyz", RouteAccess::kOpen, Readyz},
     {"GET", "/health", RouteAccess::kOpen, Readyz},

@@ -501,6 +501,8 @@ TEST(CompletionServiceTest, IdsOfCallsAreTheirOwn) {
   EXPECT_THAT(first.call().id(), testing::MatchesRegex("cmpl-[0-9a-f]{32}"));
   EXPECT_NE(first.call().id(), second.call().id());
   EXPECT_GT(first.call().created(), 1'600'000'000);
+  EXPECT_THAT(first.call().system_fingerprint(), testing::MatchesRegex("fp_[0-9a-f]{12}"));
+  EXPECT_EQ(first.call().system_fingerprint(), second.call().system_fingerprint());
 }
 
 TEST(CompletionServiceTest, WhatClientsSeeIsMeasured) {

@@ -81,6 +81,16 @@ TEST(HttpServerTest, MetricsAndVersionAndModels) {
   EXPECT_EQ(models.at("data").at(0).at("max_model_len"), 1024);
 }
 
+TEST(HttpServerTest, TheApiDescribesItself) {
+  TestServer server;
+  const nlohmann::json capabilities = nlohmann::json::parse(HttpGet(server.port(), "/v1/capabilities").body);
+  EXPECT_EQ(capabilities.at("model"), "test-model");
+  EXPECT_EQ(capabilities.at("limits").at("max_model_len"), 1024);
+  EXPECT_EQ(capabilities.at("fields").at("n").at("maximum"), 128);
+  const nlohmann::json document = nlohmann::json::parse(HttpGet(server.port(), "/openapi.json").body);
+  EXPECT_TRUE(document.at("paths").contains("/v1/completions"));
+}
+
 TEST(HttpServerTest, UnknownPathIs404AndWrongMethod405WithAllow) {
   TestServer server;
   for (const char* path : {"/", "/v1/completions/", "/V1/completions", "/v1/completion", "//livez", "/%6civez",

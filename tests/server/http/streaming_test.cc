@@ -38,6 +38,11 @@ std::string CreatedIn(const std::string& body) {
   return body.substr(begin, body.find(',', begin) - begin);
 }
 
+std::string FingerprintIn(const std::string& body) {
+  const size_t begin = body.find("\"system_fingerprint\":") + 21;
+  return body.substr(begin, body.find(',', begin) - begin);
+}
+
 TEST(StreamingTest, BytesAreExact) {
   std::unique_ptr<TestServer> server = ServerByHand();
   HttpClient client(server->port());
@@ -54,7 +59,9 @@ TEST(StreamingTest, BytesAreExact) {
   EXPECT_EQ(response.fields.at("x-accel-buffering"), "no");
   EXPECT_TRUE(response.fields.contains("x-request-id"));
   const std::string head = R"({"id":")" + IdIn(response.body) + R"(","object":"text_completion","created":)" +
-                           CreatedIn(response.body) + R"(,"model":"test-model","system_fingerprint":null,"choices":[)";
+                           CreatedIn(response.body) + R"(,"model":"test-model","system_fingerprint":)" +
+                           FingerprintIn(response.body) + R"(,"choices":[)";
+  EXPECT_TRUE(FingerprintIn(response.body).starts_with("\"fp_"));
   EXPECT_EQ(
       response.body,
       "data: " + head +
