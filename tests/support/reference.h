@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "kernels/attention/paged_attention.h"
@@ -20,10 +22,15 @@ namespace optserve::reference {
 // Element [row, column] of a matrix, or element [row] of a vector, in f64.
 inline double At(const TensorView& view, int64_t row, int64_t column = 0) {
   const int64_t i = row * view.row_stride + column;
-  if (view.dtype == DType::kI32) return view.as<const int32_t>()[i];
-  if (view.dtype == DType::kF16) return ToF32(view.as<const F16>()[i]);
-  if (view.dtype == DType::kBF16) return ToF32(view.as<const BF16>()[i]);
-  return view.as<const float>()[i];
+  const auto read = [&](auto value) {  // files store tensors as aligned as they like
+    std::memcpy(&value, static_cast<const std::byte*>(view.data) + i * static_cast<int64_t>(sizeof(value)),
+                sizeof(value));
+    return value;
+  };
+  if (view.dtype == DType::kI32) return read(int32_t{});
+  if (view.dtype == DType::kF16) return ToF32(read(F16{}));
+  if (view.dtype == DType::kBF16) return ToF32(read(BF16{}));
+  return read(float{});
 }
 
 inline double Activate(double x, Activation activation) {
