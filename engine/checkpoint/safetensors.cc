@@ -1,159 +1,193 @@
 #include "engine/checkpoint/safetensors.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
-#include <vector>
 
 #include "engine/checkpoint/checked_size.h"
-#include "engine/checkpoint/mapped_checkpoint.h"
-#include "engine/checkpoint/mapped_file.h"
-#include "engine/checkpoint/safetensors_header.h"
+#include "engine/checkpoint/strict_json.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
 namespace optserve {
 namespace {
 
-constexpr char kSingle[] = "model.safetensors";
-constexpr char kIndex[] = "model.safetensors.index.json";
-constexpr uint64_t kLengthBytes = 8;
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;
-constexpr size_t kMaxIndexBytes = 64 << 20;
+using Json = nlohmann::json;
 
-std::optional<DType> ParseDType(std::string_view name) {
+constexpr uint64_t kLengthBytes = 8;
+constexpr uint64_t kMaxHeaderBytes = uint64_t{16} << 20;  // OPT-175B needs 0.3 MiB; the format itself allows 100 MB
+constexpr int kMaxRank = 4;
+constexpr uint64_t kMostElements = std::numeric_limits<int64_t>::max();
+
+static_assert(std::endian::native == std::endian::little, "safetensors stores little-endian values");
+
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+  size_t tensor = 0;
+};
+
+uint64_t HeaderLength(std::span<const std::byte> bytes) {
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), sizeof(length));
+  return length;
+}
+
+std::optional<DType> ParseDType(const std::string& name) {
+  if (name == "F32") return DType::kF32;
   if (name == "F16") return DType::kF16;
   if (name == "BF16") return DType::kBF16;
-  if (name == "F32") return DType::kF32;
   return std::nullopt;
 }
 
-// The part of the file that holds the header's JSON.
-absl::StatusOr<std::string_view> FindHeader(const MappedFile& file) {
-  if (file.size() < kLengthBytes) return InvalidArgument("{}: ends inside the header's length", file.name());
-  uint64_t length = 0;
-  std::memcpy(&length, file.data(), kLengthBytes);
-  if (file.text().substr(0, 7) == "version") {
-    return InvalidArgument("{}: is a Git LFS pointer; fetch the file itself with: git lfs pull", file.name());
+// The reason why an entry is wrong, without file and tensor; fills view (all but data) and range otherwise.
+absl::Status ParseEntry(const Json& entry, TensorView* view, Range* range) {
+  if (!entry.is_object()) return InvalidArgument("its header entry is not an object");
+  for (const char* key : {"dtype", "shape", "data_offsets"}) {
+    if (!entry.contains(key)) return InvalidArgument("its header entry has no {}", key);
   }
-  if (length == 0) return InvalidArgument("{}: has an empty header", file.name());
-  if (length > kMaxHeaderBytes) {
-    return InvalidArgument("{}: the header's length is {} bytes, the limit is {}", file.name(), length,
-                           kMaxHeaderBytes);
+  const Json& dtype = entry["dtype"];
+  if (!dtype.is_string()) return InvalidArgument("dtype is not a string");
+  const std::optional<DType> parsed = ParseDType(dtype.get<std::string>());
+  if (!parsed) {
+    return InvalidArgument("dtype is {}, but must be F16, BF16 or F32", Printable(dtype.get<std::string>()));
   }
-  if (!(CheckedSize(length) + kLengthBytes <= file.size())) {
-    return InvalidArgument("{}: ends inside the header of {} bytes", file.name(), length);
-  }
-  return file.text().substr(kLengthBytes, length);
-}
+  view->dtype = *parsed;
 
-absl::StatusOr<TensorView> MakeTensor(const SafetensorsEntry& entry, const MappedFile& file, uint64_t data_begin) {
-  const auto error = [&](const std::string& what) {
-    return InvalidArgument("{}: tensor {} {}", file.name(), entry.name, what);
-  };
-  const std::optional<DType> dtype = ParseDType(entry.dtype);
-  if (!dtype) return error(fmt::format("has dtype {}; F16, BF16 and F32 can be read", entry.dtype));
-  if (entry.begin > entry.end) return error("begins after its end");
-  if (!(CheckedSize(data_begin) + entry.end <= file.size())) return error("ends after the end of the file");
-  CheckedSize bytes = SizeOf(*dtype);
-  for (const uint64_t dim : entry.shape) bytes = bytes * dim;
-  if (!(bytes == CheckedSize(entry.end - entry.begin))) {
-    return error(fmt::format("has {} bytes, which is not what its shape and dtype need", entry.end - entry.begin));
+  const Json& shape = entry["shape"];
+  if (!shape.is_array()) return InvalidArgument("shape is not a list");
+  if (shape.size() > kMaxRank)
+    return InvalidArgument("has {} dimensions, at most {} are possible", shape.size(), kMaxRank);
+  CheckedSize row(1);
+  view->rank = 0;
+  for (const Json& dim : shape) {
+    const std::optional<int64_t> size = WholeNumber(dim);
+    if (!size || *size < 0) return InvalidArgument("shape holds {}, which is no size", Printable(dim.dump()));
+    if (view->rank > 0) row = row * static_cast<uint64_t>(*size);
+    view->dims[view->rank++] = *size;
   }
-  return MakeMappedView(file.data() + data_begin + entry.begin, *dtype, entry.shape);
-}
+  if (view->rank == 0) view->dims[view->rank++] = 1;
+  const CheckedSize bytes = row * static_cast<uint64_t>(view->dims[0]) * SizeOf(view->dtype);
+  // A row is checked for itself: no rows of a row that cannot be counted make 0 bytes.
+  if (!(row <= kMostElements && bytes <= kMostElements)) {
+    return InvalidArgument("shape {} has more elements than can be counted", Printable(shape.dump()));
+  }
+  view->row_stride = static_cast<int64_t>(row.value());
 
-// Tensors lie side by side: from the first byte of data to the last, none shared, none left over.
-absl::Status CheckTiling(std::vector<SafetensorsEntry> entries, const MappedFile& file, uint64_t data_begin) {
-  std::sort(entries.begin(), entries.end(), [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
-  uint64_t at = 0;
-  for (const SafetensorsEntry& entry : entries) {
-    if (entry.begin < at) return InvalidArgument("{}: tensor {} overlaps the one before it", file.name(), entry.name);
-    if (entry.begin > at)
-      return InvalidArgument("{}: {} bytes before tensor {} belong to nothing", file.name(), entry.begin - at,
-                             entry.name);
-    at = entry.end;
+  const Json& offsets = entry["data_offsets"];
+  if (!offsets.is_array() || offsets.size() != 2) return InvalidArgument("data_offsets is not a list of two numbers");
+  const std::optional<int64_t> begin = WholeNumber(offsets[0]);
+  const std::optional<int64_t> end = WholeNumber(offsets[1]);
+  if (!begin || !end || *begin < 0 || *end < *begin) {
+    return InvalidArgument("data_offsets {} are not a range", Printable(offsets.dump()));
   }
-  if (data_begin + at != file.size()) {
-    return InvalidArgument("{}: {} bytes follow the last tensor", file.name(), file.size() - data_begin - at);
+  if (!(bytes == static_cast<uint64_t>(*end - *begin))) {
+    return InvalidArgument("data_offsets {} span {} bytes, but shape {} of {} needs {}", offsets.dump(), *end - *begin,
+                           shape.dump(), dtype.get<std::string>(), bytes.value());
   }
+  range->begin = *begin;
+  range->end = *end;
   return absl::OkStatus();
 }
 
-absl::Status AddFile(std::unique_ptr<MappedFile> file, MappedCheckpoint& checkpoint) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string_view header, FindHeader(*file));
-  absl::StatusOr<std::vector<SafetensorsEntry>> entries = ParseSafetensorsHeader(header);
-  if (!entries.ok()) return InvalidArgument("{}: {}", file->name(), std::string(entries.status().message()));
-  const uint64_t data_begin = kLengthBytes + header.size();
-  for (const SafetensorsEntry& entry : *entries) {
-    OPTSERVE_ASSIGN_OR_RETURN(const TensorView view, MakeTensor(entry, *file, data_begin));
-    checkpoint.Add({.name = entry.name, .view = view, .file = file->name()});
+absl::Status CheckMetadata(const MappedFile& file, const Json& metadata) {
+  const bool strings = metadata.is_object() && std::all_of(metadata.begin(), metadata.end(),
+                                                           [](const Json& value) { return value.is_string(); });
+  if (strings) return absl::OkStatus();
+  return InvalidArgument("{}: __metadata__ is not an object of strings", file.name());
+}
+
+// The ranges must tile the data: no gap, no overlap, nothing behind the last one.
+absl::Status CheckTiling(const MappedFile& file, const std::vector<CheckpointTensor>& tensors,
+                         std::vector<Range> ranges, int64_t data_bytes) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const Range& a, const Range& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  const auto last =
+      std::max_element(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.end < b.end; });
+  if (last != ranges.end() && last->end > data_bytes) {
+    return InvalidArgument(
+        "{}: tensor {} ends at byte {} of the data, but the file has only {}: it is cut off or broken", file.name(),
+        Printable(tensors[last->tensor].name), last->end, data_bytes);
   }
-  OPTSERVE_RETURN_IF_ERROR(CheckTiling(*std::move(entries), *file, data_begin));
-  checkpoint.Keep(std::move(file));
+  int64_t covered = 0;
+  const std::string* previous = nullptr;
+  for (const Range& range : ranges) {
+    const std::string& name = tensors[range.tensor].name;
+    if (range.begin < covered) {
+      return InvalidArgument("{}: tensors {} and {} share bytes", file.name(), Printable(*previous), Printable(name));
+    }
+    if (range.begin > covered) {
+      return InvalidArgument("{}: {} bytes before tensor {} belong to no tensor", file.name(), range.begin - covered,
+                             Printable(name));
+    }
+    covered = range.end;
+    previous = &name;
+  }
+  if (covered < data_bytes) {
+    return InvalidArgument("{}: {} bytes follow the last tensor", file.name(), data_bytes - covered);
+  }
   return absl::OkStatus();
-}
-
-// weight_map of the index: tensor -> file.
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& directory) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(directory, kIndex, kMaxIndexBytes));
-  const nlohmann::json index = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (index.is_discarded()) return InvalidArgument("{}: is not JSON", kIndex);
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  if (map == index.end() || !map->is_object()) return InvalidArgument("{}: has no weight_map", kIndex);
-  std::map<std::string, std::string> files;
-  for (const auto& [tensor, file] : map->items()) {
-    if (!file.is_string()) return InvalidArgument("{}: the file of tensor {} is not a string", kIndex, tensor);
-    const std::string name = file.get<std::string>();
-    if (!IsBareFileName(name)) {
-      return InvalidArgument("{}: the file of tensor {} is '{}', which is not a bare file name", kIndex, tensor,
-                             name.substr(0, name.find('\0')));
-    }
-    files.emplace(tensor, name);
-  }
-  return files;
-}
-
-absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSharded(const std::string& directory) {
-  OPTSERVE_ASSIGN_OR_RETURN(const auto files, ReadIndex(directory));
-  auto checkpoint = std::make_unique<MappedCheckpoint>("safetensors, sharded");
-  std::vector<std::string> names;
-  for (const auto& [tensor, file] : files) names.push_back(file);
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-  for (const std::string& name : names) {
-    absl::StatusOr<std::unique_ptr<MappedFile>> file = MappedFile::Open(directory, name);
-    if (!file.ok()) return InvalidArgument("{}: names {}", kIndex, std::string(file.status().message()));
-    OPTSERVE_RETURN_IF_ERROR(AddFile(*std::move(file), *checkpoint));
-  }
-  if (absl::Status status = checkpoint->Finish(); !status.ok()) {
-    return InvalidArgument("{}: {}", kIndex, std::string(status.message()));
-  }
-  for (const auto& [tensor, file] : files) {
-    const CheckpointTensor* found = checkpoint->Find(tensor);
-    if (found == nullptr || found->file != file) {
-      return InvalidArgument("{}: says that tensor {} is in {}, but it is not", kIndex, tensor, file);
-    }
-  }
-  return checkpoint;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::string& model_directory) {
-  absl::StatusOr<std::unique_ptr<MappedFile>> file = MappedFile::Open(model_directory, kSingle);
-  if (absl::IsNotFound(file.status())) return OpenSharded(model_directory);
-  OPTSERVE_RETURN_IF_ERROR(file.status());
-  auto checkpoint = std::make_unique<MappedCheckpoint>("safetensors");
-  OPTSERVE_RETURN_IF_ERROR(AddFile(*std::move(file), *checkpoint));
-  OPTSERVE_RETURN_IF_ERROR(checkpoint->Finish());
-  return checkpoint;
+bool LooksLikeSafetensors(const MappedFile& file) {
+  const std::span<const std::byte> bytes = file.bytes();
+  return bytes.size() > kLengthBytes && bytes[kLengthBytes] == std::byte{'{'} &&
+         HeaderLength(bytes) <= bytes.size() - kLengthBytes;
+}
+
+absl::StatusOr<std::vector<CheckpointTensor>> ReadSafetensors(const MappedFile& file) {
+  const std::span<const std::byte> bytes = file.bytes();
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  if (text.starts_with("version https://git-lfs")) {
+    return InvalidArgument("{}: a Git LFS pointer, not the weights: run git lfs pull", file.name());
+  }
+  if (bytes.size() < kLengthBytes) {
+    return InvalidArgument("{}: {} bytes are too few for a safetensors file", file.name(), bytes.size());
+  }
+  const uint64_t header_bytes = HeaderLength(bytes);
+  if (header_bytes > bytes.size() - kLengthBytes) {
+    return InvalidArgument(
+        "{}: the header should have {} bytes, but the file has {}: it is cut off, or no safetensors file", file.name(),
+        header_bytes, bytes.size());
+  }
+  if (header_bytes > kMaxHeaderBytes) {
+    return InvalidArgument("{}: a header of {} bytes; at most {} are read", file.name(), header_bytes, kMaxHeaderBytes);
+  }
+  absl::StatusOr<Json> header = ParseStrictJson(text.substr(kLengthBytes, header_bytes));
+  if (!header.ok()) return Within(file.name() + ": header", header.status());
+  if (!header->is_object()) return InvalidArgument("{}: the header is not a JSON object", file.name());
+
+  const std::byte* data = bytes.data() + kLengthBytes + header_bytes;
+  std::vector<CheckpointTensor> tensors;
+  std::vector<Range> ranges;
+  tensors.reserve(header->size());
+  ranges.reserve(header->size());
+  for (const auto& [name, entry] : header->items()) {
+    if (name == "__metadata__") {
+      OPTSERVE_RETURN_IF_ERROR(CheckMetadata(file, entry));
+      continue;
+    }
+    CheckpointTensor tensor{.name = name, .view = {}, .tiles = {}, .file = file.name()};
+    Range range{.tensor = tensors.size()};
+    if (absl::Status status = ParseEntry(entry, &tensor.view, &range); !status.ok()) {
+      return Within(file.name() + ": tensor " + Printable(name), status);
+    }
+    // Only read through: TensorView has no const twin. Not dereferenced before CheckTiling has seen the range.
+    tensor.view.data = const_cast<std::byte*>(data);
+    tensors.push_back(std::move(tensor));
+    ranges.push_back(range);
+  }
+  const auto data_bytes = static_cast<int64_t>(bytes.size() - kLengthBytes - header_bytes);
+  OPTSERVE_RETURN_IF_ERROR(CheckTiling(file, tensors, ranges, data_bytes));
+  for (const Range& range : ranges) tensors[range.tensor].view.data = const_cast<std::byte*>(data + range.begin);
+  return tensors;
 }
 
 }  // namespace optserve

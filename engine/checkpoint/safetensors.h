@@ -1,18 +1,22 @@
 #pragma once
 
-#include <memory>
-#include <string>
-#include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/model_directory.h"
 
 namespace optserve {
 
-// Opens model.safetensors, or the shards that model.safetensors.index.json names. NotFound: neither is there.
+// The tensors of a safetensors file, as views into it: u64 length, JSON header, data. The header's ranges must tile the
+// data exactly, and each must be as long as its shape and dtype say. F16, BF16 and F32 of at most four dimensions; a
+// scalar becomes a vector of one.
 //
-// Format  reference: the safetensors README; header of at most 100 MB, tensors tile the data without gap or overlap,
-//         nothing follows. Accepted dtypes: F16, BF16, F32.
-absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSafetensors(const std::string& model_directory);
+// InvalidArgument: one line that names file, tensor and reason.
+// Source  huggingface/safetensors, README and safetensors/src/tensor.rs.
+absl::StatusOr<std::vector<CheckpointTensor>> ReadSafetensors(const MappedFile& file);
+
+// True if the file starts as a safetensors file does: a length and '{'.
+bool LooksLikeSafetensors(const MappedFile& file);
 
 }  // namespace optserve

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
-#include "engine/checkpoint/mapped_file.h"
+#include "engine/checkpoint/model_directory.h"
+#include "engine/checkpoint/strict_json.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
@@ -83,22 +83,14 @@ class Reader {
   }
 
  private:
-  static std::optional<int64_t> WholeNumber(const Json& value) {
-    if (!value.is_number_integer()) return std::nullopt;
-    if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) {
-      return std::nullopt;
-    }
-    return value.get<int64_t>();
-  }
-
   const Json& json_;
   const char* file_;
 };
 
 absl::StatusOr<Json> ParseObject(std::string_view text, const char* file) {
-  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return InvalidArgument("{}: is not JSON", file);
-  if (!json.is_object()) return InvalidArgument("{}: is not a JSON object", file);
+  absl::StatusOr<Json> json = ParseStrictJson(text);
+  if (!json.ok()) return Within(file, json.status());
+  if (!json->is_object()) return InvalidArgument("{}: not a JSON object", file);
   return json;
 }
 
@@ -164,8 +156,9 @@ absl::StatusOr<OptConfig> ParseOptConfig(std::string_view config_json, std::stri
 }
 
 absl::StatusOr<OptConfig> LoadOptConfig(const std::string& model_directory) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string config, ReadTextFile(model_directory, kConfigFile, kMaxFileBytes));
-  absl::StatusOr<std::string> generation = ReadTextFile(model_directory, kGenerationFile, kMaxFileBytes);
+  OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory directory, ModelDirectory::Open(model_directory));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string config, directory.Read(kConfigFile, kMaxFileBytes));
+  absl::StatusOr<std::string> generation = directory.Read(kGenerationFile, kMaxFileBytes);
   if (absl::IsNotFound(generation.status())) generation = std::string();
   OPTSERVE_RETURN_IF_ERROR(generation.status());
   return ParseOptConfig(config, *generation);

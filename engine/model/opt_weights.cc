@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 
+#include "engine/checkpoint/model_directory.h"
+#include "engine/checkpoint/tensor_region.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
@@ -65,7 +68,7 @@ class Matcher {
     }
     for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
       if (known_.contains(tensor.name) || IsIgnored(tensor.name)) continue;
-      complaints_.Add(fmt::format("{}: tensor {} is none of this model's", tensor.file, tensor.name));
+      complaints_.Add(fmt::format("{}: tensor {} is none of this model's", tensor.file, Printable(tensor.name)));
     }
     return complaints_.status();
   }
@@ -114,7 +117,7 @@ class Matcher {
     const CheckpointTensor* tensor = checkpoint_.Find(name);
     if (!IsExpected(layer, spec)) return;
     if (tensor == nullptr) {
-      complaints_.Add(fmt::format("{}: tensor {} is missing", checkpoint_.format(), name));
+      complaints_.Add(fmt::format("{}: tensor {} is missing", checkpoint_.source(), name));
       return;
     }
     known_.insert(tensor->name);
@@ -151,15 +154,16 @@ class Matcher {
 // Loads one rank's shards, tensor by tensor; the first error stays.
 class ShardLoader {
  public:
-  ShardLoader(const OptTensors& tensors, const Shard& shard, Backend& backend)
-      : tensors_(tensors), shard_(shard), backend_(backend) {}
+  ShardLoader(const OptTensors& tensors, const Shard& shard, Backend& backend, OptWeights& weights)
+      : tensors_(tensors), shard_(shard), backend_(backend), weights_(weights) {}
 
   TensorView Load(int32_t layer, TensorRole role) {
     const CheckpointTensor* tensor = tensors_.Find(layer, role);
     if (tensor == nullptr || !status_.ok()) return {};
-    absl::StatusOr<TensorView> loaded = backend_.LoadWeight(ShardOf(tensor->view, SplitOf(role), shard_));
+    absl::StatusOr<TensorView> loaded =
+        backend_.LoadWeight(HostView(*tensor, ShardOf(tensor->view, SplitOf(role), shard_)));
     if (!loaded.ok()) {
-      status_ = loaded.status();
+      status_ = Within(tensor->name, loaded.status());
       return {};
     }
     return *loaded;
@@ -168,6 +172,16 @@ class ShardLoader {
   absl::Status status() const { return status_; }
 
  private:
+  TensorView HostView(const CheckpointTensor& tensor, const TensorRegion& region) {
+    if (const std::optional<TensorView> view = FindRegion(tensor, region)) return *view;
+    const DType dtype = tensor.view.dtype;
+    const auto bytes = static_cast<size_t>(region.num_elements()) * SizeOf(dtype);
+    std::byte* data = weights_.gathered.emplace_back(std::make_unique_for_overwrite<std::byte[]>(bytes)).get();
+    GatherRegion(tensor, region, data);
+    return tensor.view.rank == 1 ? MakeView(data, dtype, region.rows)
+                                 : MakeView(data, dtype, region.rows, region.columns);
+  }
+
   static Split SplitOf(TensorRole role) {
     for (const auto& specs : {ModelTensors(), LayerTensors()}) {
       for (const TensorSpec& spec : specs) {
@@ -180,6 +194,7 @@ class ShardLoader {
   const OptTensors& tensors_;
   Shard shard_;
   Backend& backend_;
+  OptWeights& weights_;
   absl::Status status_;
 };
 
@@ -204,13 +219,14 @@ const CheckpointTensor* OptTensors::Find(int32_t layer, TensorRole role) const {
 absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
                                           Backend& backend) {
   using R = TensorRole;
-  ShardLoader loader(tensors, shard, backend);
-  OptWeights weights{.embed_tokens = loader.Load(-1, R::kEmbedTokens),
-                     .embed_positions = loader.Load(-1, R::kEmbedPositions),
-                     .project_in = loader.Load(-1, R::kProjectIn),
-                     .project_out = loader.Load(-1, R::kProjectOut),
-                     .final_norm = {loader.Load(-1, R::kFinalNormWeight), loader.Load(-1, R::kFinalNormBias)},
-                     .vocab = VocabRangeOf(config.vocab_size, shard)};
+  OptWeights weights;
+  ShardLoader loader(tensors, shard, backend, weights);
+  weights.embed_tokens = loader.Load(-1, R::kEmbedTokens);
+  weights.embed_positions = loader.Load(-1, R::kEmbedPositions);
+  weights.project_in = loader.Load(-1, R::kProjectIn);
+  weights.project_out = loader.Load(-1, R::kProjectOut);
+  weights.final_norm = {loader.Load(-1, R::kFinalNormWeight), loader.Load(-1, R::kFinalNormBias)};
+  weights.vocab = VocabRangeOf(config.vocab_size, shard);
   weights.lm_head = config.tied_embeddings ? weights.embed_tokens : loader.Load(-1, R::kLmHead);
   for (int32_t i = 0; i < config.num_layers; ++i) {
     weights.layers.push_back({

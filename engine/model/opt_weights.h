@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -32,7 +34,8 @@ struct LayerWeights {
   LinearWeights fc2;  // the bias is of the whole, to be added once
 };
 
-// One rank's weights, in its backend's memory.
+// One rank's weights, in its backend's memory. On the CPU that is the mapped file: nothing is copied, unless a shard
+// lies in several places of the checkpoint.
 struct OptWeights {
   TensorView embed_tokens;     // [V / ranks, w]: rows from vocab.first on
   TensorView embed_positions;  // [max_positions + 2, E]
@@ -42,6 +45,7 @@ struct OptWeights {
   NormWeights final_norm;
   TensorView lm_head;  // [V / ranks, w]; the same memory as embed_tokens when tied
   VocabRange vocab;
+  std::vector<std::unique_ptr<std::byte[]>> gathered;  // host memory of shards that were put together
 };
 
 // The tensors of a checkpoint by what they are in the model; each is whole, of the right shape, and named exactly once.

@@ -75,26 +75,29 @@ VocabRange VocabRangeOf(int64_t vocab_size, const Shard& shard) {
   return {first, std::min(vocab_size, first + rows) - first};
 }
 
-TensorView ShardOf(const TensorView& whole, Split split, const Shard& shard) {
+TensorRegion ShardOf(const TensorView& whole, Split split, const Shard& shard) {
+  TensorRegion region{.rows = whole.dims[0], .columns = whole.rank == 1 ? 1 : whole.dims[1]};
   switch (split) {
     case Split::kReplicated:
-      return whole;
+      break;
     case Split::kVocabulary: {
       const VocabRange range = VocabRangeOf(whole.dims[0], shard);
-      return whole.Rows(range.first, range.count);
+      region.row = range.first;
+      region.rows = range.count;
+      break;
     }
-    case Split::kColumn: {
+    case Split::kColumn:
       OPTSERVE_CHECK(whole.dims[0] % shard.size == 0) << whole.dims[0] << " rows over " << shard.size << " ranks";
-      const int64_t rows = whole.dims[0] / shard.size;
-      return whole.Rows(rows * shard.rank, rows);
-    }
-    case Split::kRow: {
+      region.rows = whole.dims[0] / shard.size;
+      region.row = region.rows * shard.rank;
+      break;
+    case Split::kRow:
       OPTSERVE_CHECK(whole.dims[1] % shard.size == 0) << whole.dims[1] << " columns over " << shard.size << " ranks";
-      const int64_t columns = whole.dims[1] / shard.size;
-      return whole.Columns(columns * shard.rank, columns);
-    }
+      region.columns = whole.dims[1] / shard.size;
+      region.column = region.columns * shard.rank;
+      break;
   }
-  return {};
+  return region;
 }
 
 }  // namespace optserve

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 
+#include "engine/checkpoint/tensor_region.h"
 #include "engine/model/opt_config.h"
 #include "kernels/common/tensor.h"
 
@@ -86,8 +87,8 @@ struct VocabRange {
 int64_t VocabRowsPerRank(int64_t vocab_size, int32_t num_ranks);
 VocabRange VocabRangeOf(int64_t vocab_size, const Shard& shard);
 
-// The part of a whole tensor that is this shard's: a view, nothing is copied. Sizes must divide, see
+// The part of a whole tensor that is this shard's, from the tensor's shape. Sizes must divide, see
 // CheckTensorParallelSize.
-TensorView ShardOf(const TensorView& whole, Split split, const Shard& shard);
+TensorRegion ShardOf(const TensorView& whole, Split split, const Shard& shard);
 
 }  // namespace optserve

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -39,6 +41,11 @@ absl::Status Unavailable(fmt::format_string<Args...> format, Args&&... args) {
 template <typename... Args>
 absl::Status Internal(fmt::format_string<Args...> format, Args&&... args) {
   return absl::InternalError(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// The same error with "where: " in front of its message. Payloads are dropped: for errors of files, which have none.
+inline absl::Status Within(std::string_view where, const absl::Status& status) {
+  return absl::Status(status.code(), fmt::format("{}: {}", where, std::string(status.message())));
 }
 
 }  // namespace optserve

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "kernels/common/tensor.h"
+
+namespace optserve {
+
+// A rectangle of a stored tensor: what one rank needs of it. A vector is a column: `columns` is 1.
+struct TensorRegion {
+  int64_t row = 0;
+  int64_t rows = 0;
+  int64_t column = 0;
+  int64_t columns = 1;
+
+  int64_t num_elements() const { return rows * columns; }
+};
+
+// The region as a view of the mapped bytes, if it lies in one place.
+std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region);
+
+// Copies a region that lies in several places to `out`, row by row without gaps.
+void GatherRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out);
+
+}  // namespace optserve
