@@ -67,9 +67,8 @@ absl::Status AccessControl::CountBadKey(std::string_view address, Clock::time_po
       std::erase_if(bad_keys_, [&](const auto& entry) { return now - entry.second.since >= kWindow; });
     }
     if (bad_keys_.size() >= options_.max_addresses) {
-      bad_keys_.erase(std::min_element(bad_keys_.begin(), bad_keys_.end(), [](const auto& a, const auto& b) {
-        return a.second.since < b.second.since;
-      }));
+      bad_keys_.erase(std::min_element(bad_keys_.begin(), bad_keys_.end(),
+                                       [](const auto& a, const auto& b) { return a.second.since < b.second.since; }));
     }
     found = bad_keys_.emplace(address, BadKeys{.since = now}).first;
   }
@@ -77,8 +76,9 @@ absl::Status AccessControl::CountBadKey(std::string_view address, Clock::time_po
   if (now - bad.since >= kWindow) bad = {.since = now};
   if (bad.count >= options_.bad_keys_per_minute) {
     const auto left = std::chrono::duration_cast<std::chrono::seconds>(bad.since + kWindow - now).count() + 1;
-    return WithRetryAfter(absl::ResourceExhaustedError("too many wrong API keys came from this address; try again later"),
-                          static_cast<int>(left));
+    return WithRetryAfter(
+        absl::ResourceExhaustedError("too many wrong API keys came from this address; try again later"),
+        static_cast<int>(left));
   }
   ++bad.count;
   return absl::UnauthenticatedError("the API key is not one that is known here");

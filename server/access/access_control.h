@@ -22,15 +22,15 @@ class AccessControl {
   using Clock = std::chrono::steady_clock;
 
   struct Options {
-    int bad_keys_per_minute = 10;  // from one address; further ones are ResourceExhausted
+    int bad_keys_per_minute = 10;   // from one address; further ones are ResourceExhausted
     size_t max_addresses = 10'000;  // remembered for that; the oldest are forgotten first
   };
 
   AccessControl(std::vector<ApiKey> keys, Options options);
 
   // The id of the key in `authorization`, the value of the header ("Bearer sk-..."). Unauthenticated: there is none, or
-  // it is wrong. ResourceExhausted, with when to try again: it is wrong, and too many others from `address` were. A right
-  // key is right whatever came from its address before: behind one proxy nobody can lock out the others.
+  // it is wrong. ResourceExhausted, with when to try again: it is wrong, and too many others from `address` were. A
+  // right key is right whatever came from its address before: behind one proxy nobody can lock out the others.
   absl::StatusOr<std::string> Authorize(std::string_view authorization, std::string_view address,
                                         Clock::time_point now = Clock::now());
 

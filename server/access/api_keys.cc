@@ -154,7 +154,8 @@ absl::StatusOr<std::vector<Line>> ReadLines(const fs::path& file) {
     if (!IsIgnored(line)) {
       key = ParseLine(line);
       if (!key) {
-        return InvalidArgument("API key file {}, line {}: not `ID SHA256 CREATED NAME`", file.string(), lines.size() + 1);
+        return InvalidArgument("API key file {}, line {}: not `ID SHA256 CREATED NAME`", file.string(),
+                               lines.size() + 1);
       }
       if (!ids.insert(key->id).second) {
         return InvalidArgument("API key file {}, line {}: {} is there twice", file.string(), lines.size() + 1, key->id);
@@ -211,7 +212,8 @@ absl::StatusOr<NewApiKey> AddApiKey(const fs::path& file, std::string_view name)
   const FileDescriptor fd(::open(file.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, kFileMode));
   if (fd.get() < 0) return FileError(file, "cannot be written");
   const bool ends_in_a_line = before.empty() || before.back() == '\n';
-  OPTSERVE_RETURN_IF_ERROR(WriteWhole(file, fd.get(), fmt::format("{}{}", ends_in_a_line ? "" : "\n", PrintLine(made.key))));
+  OPTSERVE_RETURN_IF_ERROR(
+      WriteWhole(file, fd.get(), fmt::format("{}{}", ends_in_a_line ? "" : "\n", PrintLine(made.key))));
   return made;
 }
 

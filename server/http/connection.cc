@@ -198,7 +198,9 @@ void Connection::DecideByHeader() {
   match_ = MatchRoute(request.method, request.path);
   if (match_.route == nullptr) {
     refusal_ = std::move(match_.refusal);
-  } else if (match_.route->method == "POST") {
+  } else if (absl::StatusOr<std::string> key = Authorize(*match_.route); !key.ok()) {
+    refusal_ = ErrorResponse(key.status());
+  } else if (api_key_id_ = *std::move(key); match_.route->method == "POST") {
     const std::string_view encoding = request.Field("content-encoding");
     if (!IsJson(request.Field("content-type"))) {
       refusal_ = UnsupportedMediaType(request.Field("content-type"));
@@ -208,6 +210,16 @@ void Connection::DecideByHeader() {
       refusal_ = ErrorResponse(ShuttingDown());
     }
   }
+}
+
+absl::StatusOr<std::string> Connection::Authorize(const Route& route) const {
+  const HttpServer::Options& options = server_.options;
+  const bool needs_key =
+      route.access == RouteAccess::kKey || (route.access == RouteAccess::kProbe && options.probes_need_key);
+  if (!options.authorize || !needs_key) return std::string();
+  error_code error;
+  const asio::ip::tcp::endpoint peer = socket_.remote_endpoint(error);
+  return options.authorize(parser_.request().Field("authorization"), error ? "" : peer.address().to_string());
 }
 
 Task<bool> Connection::Answer(HttpRequest request) {
@@ -244,6 +256,7 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
     }
   }
 
+  decoded->api_key_id = api_key_id_;
   const bool stream = decoded->stream;
   if (stream && minor_version_ == 0) keep_alive_ = false;  // the end of the stream is the end of the connection
   CompletionAnswer answer(*decoded, service->options().served_model_name, /*chunked=*/minor_version_ == 1);

@@ -51,6 +51,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // there was something to say.
   Task<bool> ReadRequest(bool is_first);
   void DecideByHeader();
+  absl::StatusOr<std::string> Authorize(const Route& route) const;  // the key's id
 
   // These answer the request and return whether the connection can go on with another.
   Task<bool> Answer(HttpRequest request);
@@ -107,6 +108,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Of the current request.
   RouteMatch match_;
   std::optional<HttpResponse> refusal_;  // known since its header
+  std::string api_key_id_;               // empty: anonymous
   std::string request_id_;
   int minor_version_ = 1;
   bool keep_alive_ = true;

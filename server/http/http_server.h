@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,9 +32,14 @@ class HttpServer {
     HttpLimits limits;
     JsonDecodeOptions decode;  // of bodies
 
-    // Both are called on I/O threads: from memory, at once.
+    // All are called on I/O threads: from memory, at once.
     std::function<absl::Status()> ready;   // not OK: /readyz and its like are 503 with the message
     std::function<std::string()> metrics;  // Prometheus text
+
+    // From the header Authorization (empty: there is none) and the client's address to the id of its key; an error is
+    // the answer. None: everybody is anonymous. Probes, /metrics and /version are open to all unless told otherwise.
+    std::function<absl::StatusOr<std::string>(std::string_view authorization, std::string_view address)> authorize;
+    bool probes_need_key = false;
   };
 
   // Binds, listens and serves. Errors are a line for the user that names host and port: InvalidArgument (no such host),

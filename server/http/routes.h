@@ -18,8 +18,9 @@ struct RouteCall {
 
 // Who may call a route.
 enum class RouteAccess {
-  kOpen,  // anybody: probes
-  kKey,   // with an API key, where keys are in use
+  kOpen,   // anybody
+  kProbe,  // anybody, unless probes_need_key
+  kKey,    // with an API key, where keys are in use
 };
 
 // One line of the table of routes: what is not in it does not exist.

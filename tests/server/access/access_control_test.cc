@@ -28,8 +28,8 @@ TEST(AccessControlTest, ARightKeyIsWhoeverHoldsIt) {
 
 TEST(AccessControlTest, EverythingElseIsNobody) {
   AccessControl access(Keys({"a"}), {});
-  for (const char* authorization : {"", "sk-a", "Bearer", "Bearer ", "Bearer  ", "Basic sk-a", "Bearer sk-", "Bearer sk-ab",
-                                    "Bearer sk-A", "Bearer sk-a ", "Bearer Bearer sk-a"}) {
+  for (const char* authorization : {"", "sk-a", "Bearer", "Bearer ", "Bearer  ", "Basic sk-a", "Bearer sk-",
+                                    "Bearer sk-ab", "Bearer sk-A", "Bearer sk-a ", "Bearer Bearer sk-a"}) {
     EXPECT_EQ(CodeOf(access, authorization, authorization), absl::StatusCode::kUnauthenticated) << authorization;
   }
   AccessControl nobody({}, {});
@@ -48,7 +48,8 @@ TEST(AccessControlTest, TenBadKeysAMinuteFromOneAddressAreEnough) {
   EXPECT_TRUE(access.Authorize("Bearer sk-a", "1.2.3.4", begin).ok());
   EXPECT_EQ(CodeOf(access, ""), absl::StatusCode::kUnauthenticated);
   // The next minute is another.
-  EXPECT_EQ(CodeOf(access, "Bearer wrong", "1.2.3.4", begin + std::chrono::seconds(60)), absl::StatusCode::kUnauthenticated);
+  EXPECT_EQ(CodeOf(access, "Bearer wrong", "1.2.3.4", begin + std::chrono::seconds(60)),
+            absl::StatusCode::kUnauthenticated);
 }
 
 TEST(AccessControlTest, ManyAddressesAreForgottenTheOldestFirst) {

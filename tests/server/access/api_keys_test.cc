@@ -103,9 +103,9 @@ TEST_F(ApiKeysTest, KeysMadeAtTheSameTimeAreAllThere) {
 
 TEST_F(ApiKeysTest, WhatIsWrongIsSaidWithItsLine) {
   const std::string hash(64, 'a');
-  for (const std::string& bad : std::vector<std::string>
-       {"hello", "key-1", "key-1 abc 2026", "id " + hash + " 2026-01-01T00:00:00Z", "key-1 " + hash,
-        "key-1 " + std::string(64, 'A') + " 2026", "key-1 " + std::string(64, 'g') + " 2026"}) {
+  for (const std::string& bad : std::vector<std::string>{
+           "hello", "key-1", "key-1 abc 2026", "id " + hash + " 2026-01-01T00:00:00Z", "key-1 " + hash,
+           "key-1 " + std::string(64, 'A') + " 2026", "key-1 " + std::string(64, 'g') + " 2026"}) {
     Write("# fine\n" + bad + "\n");
     const absl::Status status = ReadApiKeys(file_).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "server/access/access_control.h"
 #include "tests/server/http/test_server.h"
 #include "tests/support/test_data.h"
 
@@ -202,6 +203,61 @@ TEST(HttpServerTest, RequestIdIsEchoedIfSaneElseMade) {
   HttpClient garbage(server.port());
   garbage.Send("\x01garbage\r\n\r\n");
   EXPECT_TRUE(garbage.Receive().fields.contains("x-request-id"));
+}
+
+TEST(HttpServerTest, WithKeysOnlyTheirHoldersAreServed) {
+  const NewApiKey ana = {.secret = "sk-ana", .key = {.id = "key-ana", .hash = HashApiKey("sk-ana")}};
+  AccessControl access({ana.key}, {});
+  TestServer::Setup setup;
+  setup.http.authorize = [&](std::string_view authorization, std::string_view address) {
+    EXPECT_EQ(address, "127.0.0.1");
+    return access.Authorize(authorization, address);
+  };
+  TestServer server(std::move(setup));
+  const std::string body = R"({"prompt":[5],"max_tokens":1})";
+
+  for (const char* path :
+       {"/v1/completions", "/completions", "/v1/engines/test-model/completions", "/tokenize", "/detokenize"}) {
+    const WireResponse response = HttpPost(server.port(), path, body);
+    EXPECT_EQ(response.status, 401) << path;
+    EXPECT_EQ(ErrorCodeOf(response), "invalid_api_key");
+    EXPECT_EQ(response.fields.at("www-authenticate"), "Bearer");
+  }
+  EXPECT_EQ(HttpGet(server.port(), "/v1/models").status, 401);
+  EXPECT_EQ(HttpGet(server.port(), "/tokenizer_info").status, 401);
+  for (const char* path : {"/livez", "/readyz", "/health", "/ping", "/version", "/metrics"}) {
+    EXPECT_EQ(HttpGet(server.port(), path).status, 200) << path;
+  }
+  EXPECT_TRUE(server.engine().submitted().empty());
+
+  EXPECT_EQ(HttpPost(server.port(), "/v1/completions", body, "Authorization: Bearer sk-ana\r\n").status, 200);
+  ASSERT_EQ(server.engine().submitted().size(), 1u);
+  EXPECT_EQ(server.engine().submitted()[0].api_key_id, "key-ana");
+
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(HttpPost(server.port(), "/v1/completions", body, "Authorization: Bearer sk-eve\r\n").status, 401);
+  }
+  const WireResponse enough = HttpPost(server.port(), "/v1/completions", body, "Authorization: Bearer sk-eve\r\n");
+  EXPECT_EQ(enough.status, 429);
+  EXPECT_TRUE(enough.fields.contains("retry-after"));
+}
+
+// A connection outlives a request, but who asks does not.
+TEST(HttpServerTest, AKeyIsGoodForItsRequestOnly) {
+  AccessControl access({{.id = "key-ana", .hash = HashApiKey("sk-ana")}}, {});
+  TestServer::Setup setup;
+  setup.http.authorize = [&](std::string_view authorization, std::string_view address) {
+    return access.Authorize(authorization, address);
+  };
+  setup.http.probes_need_key = true;
+  TestServer server(std::move(setup));
+  HttpClient client(server.port());
+  client.Post("/v1/completions", R"({"prompt":[5]})", "Authorization: Bearer sk-ana\r\n");
+  EXPECT_EQ(client.Receive().status, 200);
+  client.Post("/v1/completions", R"({"prompt":[5]})");
+  EXPECT_EQ(client.Receive().status, 401);
+  client.Get("/livez");
+  EXPECT_EQ(client.Receive().status, 401);
 }
 
 TEST(HttpServerTest, TokenizesBothWays) {
