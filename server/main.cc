@@ -10,6 +10,7 @@
 
 #include "engine/engine_client.h"
 #include "engine/process_main.h"
+#include "engine/tools/bench_kernels.h"
 #include "engine/util/status.h"
 #include "server/commands/completion_script.h"
 #include "server/commands/failure.h"
@@ -32,6 +33,7 @@ struct Words {
   std::string shell;
   bool print_config = false;
   bool decode = false;
+  KernelBenchOptions kernel_bench;
 };
 
 // A field of the API as a flag: max_tokens as --max-tokens.
@@ -105,6 +107,18 @@ void AddCommands(CLI::App& app, Words& words) {
   AddModel(*tokenize, words, /*required=*/true);
   tokenize->add_flag("--decode", words.decode, "turn lists back into text");
 
+  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
+  bench->require_subcommand(1);
+  CLI::App* kernels =
+      bench->add_subcommand("kernels", "Kernels at the shapes of OPT-125M, against what the CPU can do");
+  kernels->add_option("--threads", words.kernel_bench.num_threads, "threads; 0: every CPU (default: 0)")
+      ->type_name("N")
+      ->check(CLI::Range(0, 4096));
+  kernels->add_option("--repetitions", words.kernel_bench.repetitions, "of each measurement (default: 9)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
+  kernels->add_flag("--json", words.kernel_bench.json, "print one JSON object instead of tables");
+
   CLI::App* completion = app.add_subcommand("completion", "Print a script that teaches a shell these commands");
   completion->add_option("SHELL", words.shell, "bash, zsh or fish")->required()->type_name("");
 
@@ -176,6 +190,7 @@ int RunCommandLine(int argc, char** argv) {
   if (const absl::Status status = CheckExtras(command); !status.ok()) return Fail(status);
   if (command.get_name() == "serve") return RunServe(words);
   if (command.get_name() == "generate") return RunGenerate(words);
+  if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
   if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);
   return RunCompletion(app, words);
 }

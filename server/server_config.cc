@@ -169,7 +169,7 @@ absl::StatusOr<FlagValues> ReadConfigFile(const std::string& path) {
   FlagValues values;
   for (const auto& [key, value] : parsed.items()) {
     const auto option =
-        std::ranges::find_if(kOptions, [&](const ServerOption& candidate) { return FileKey(candidate.name) == key; });
+        std::ranges::find(kOptions, key, [](const ServerOption& candidate) { return FileKey(candidate.name); });
     if (option == std::end(kOptions)) {
       return InvalidArgument("{}: there is no option \"{}\"; optserve serve --print-config shows all", path, key);
     }

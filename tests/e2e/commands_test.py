@@ -36,3 +36,43 @@ def test_help_and_version_are_answers(args):
 def test_bad_usage_is_exit_code_2(args):
     ended = run(*args)
     assert ended.returncode == 2 and ended.stderr and not ended.stdout
+
+
+def test_generate_takes_the_fields_of_the_api():
+    ended = run("generate", MODEL, "--prompt", CASE["prompt"], "--temperature", 0, "--max-tokens", 3, "--logprobs", 2,
+                "--echo", "--stop", "zzz", "--stop", "yyy", "--json")
+    assert ended.returncode == 0, ended.stderr
+    record = json.loads(ended.stdout)
+    choice, = record["choices"]
+    assert choice["text"].startswith(CASE["prompt"]) and choice["finish_reason"] == "length"
+    assert len(choice["logprobs"]["tokens"]) == record["usage"]["total_tokens"]
+    assert record["model"] == "demo-model"
+
+
+def test_generate_prints_several_answers():
+    ended = run("generate", MODEL, "--prompt", "Call me", "--n", 3, "--max-tokens", 4, "--seed", 1, "--json")
+    texts = [choice["text"] for choice in json.loads(ended.stdout)["choices"]]
+    assert len(set(texts)) > 1
+    plain = run("generate", MODEL, "--prompt", "Call me", "--n", 3, "--max-tokens", 4, "--seed", 1)
+    assert plain.stdout == "\n".join(texts) + "\n"
+
+
+@pytest.mark.parametrize("args, says", [
+    (["--temperature", "x"], "temperature"), (["--temperature", 3], "temperature"), (["--max-tokens", 2000], "max_tokens"),
+    (["--max-tokenss", 2], "--max-tokenss"), (["--tensor-parallel-size", 3], "3"),
+])
+def test_what_generate_cannot_do_is_one_line_and_exit_code_2(args, says):
+    ended = run("generate", MODEL, "--prompt", "x", *args)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
+
+
+def test_a_line_that_is_no_list_of_ids_is_named():
+    ended = run("tokenize", MODEL, "--decode", stdin="[5]\nnonsense\n")
+    assert ended.returncode == 1 and "line 2" in ended.stderr and len(ended.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_learn_the_commands(shell):
+    script = run("completion", shell)
+    assert script.returncode == 0 and "tokenize" in script.stdout and "max-model-len" in script.stdout
