@@ -8,6 +8,28 @@
 #include "engine/util/status.h"
 
 namespace optserve {
+namespace {
+
+constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
+
+int64_t MemAvailable() {
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key; meminfo >> key;) {
+    int64_t kib = 0;
+    if (key == "MemAvailable:" && meminfo >> kib) return kib * 1024;
+    meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return kUnlimited;
+}
+
+// What the file's only line says; "max" or no file (no control group, or the first version of them) is no limit.
+int64_t ReadLimit(const char* path) {
+  std::ifstream file(path);
+  int64_t bytes = 0;
+  return file >> bytes ? bytes : kUnlimited;
+}
+
+}  // namespace
 
 absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
                                     int64_t available_bytes) {
@@ -35,13 +57,10 @@ absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_mode
 }
 
 int64_t AvailableMemoryBytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  for (std::string key; meminfo >> key;) {
-    int64_t kib = 0;
-    if (key == "MemAvailable:" && meminfo >> kib) return kib * 1024;
-    meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-  }
-  return 0;
+  const int64_t limit = ReadLimit("/sys/fs/cgroup/memory.max");
+  if (limit == kUnlimited) return MemAvailable();
+  const int64_t used = ReadLimit("/sys/fs/cgroup/memory.current");
+  return std::min(MemAvailable(), std::max<int64_t>(0, limit - (used == kUnlimited ? 0 : used)));
 }
 
 }  // namespace optserve

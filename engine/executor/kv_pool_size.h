@@ -18,7 +18,8 @@ namespace optserve {
 absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
                                     int64_t available_bytes);
 
-// MemAvailable of /proc/meminfo, bytes.
+// Bytes that this process can still take: MemAvailable of /proc/meminfo, or what its control group has left if that is
+// less (a container with a memory limit).
 int64_t AvailableMemoryBytes();
 
 }  // namespace optserve

@@ -1,0 +1,87 @@
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "engine/comm/communicator.h"
+
+namespace optserve {
+namespace {
+
+// Runs body(communicator) on one thread per rank.
+void OnAllRanks(int size, const std::function<void(Communicator&)>& body) {
+  std::vector<std::unique_ptr<Communicator>> ranks = MakeThreadCommunicators(size);
+  std::vector<std::thread> threads;
+  for (const auto& rank : ranks) threads.emplace_back([&body, &rank] { body(*rank); });
+  for (std::thread& thread : threads) thread.join();
+}
+
+std::vector<float> RandomValues(int rank, int64_t count, int round) {
+  std::mt19937 random(static_cast<unsigned>(1000 * round + rank));
+  std::uniform_real_distribution<float> value(-1.0f, 1.0f);
+  std::vector<float> values(count);
+  for (float& x : values) x = value(random);
+  return values;
+}
+
+class ThreadCommunicatorTest : public testing::TestWithParam<int> {};  // ranks; 13 are more than this machine's cores
+
+TEST_P(ThreadCommunicatorTest, SumsInRankOrderToTheSameBitsEverywhere) {
+  const int size = GetParam();
+  for (const int64_t count : {int64_t{1}, int64_t{7}, int64_t{16}, int64_t{1000}, int64_t{50'000}}) {
+    std::vector<float> expected = RandomValues(0, count, 0);
+    for (int rank = 1; rank < size; ++rank) {
+      const std::vector<float> values = RandomValues(rank, count, 0);
+      for (int64_t i = 0; i < count; ++i) expected[i] += values[i];
+    }
+    std::vector<std::vector<float>> results(size);
+    OnAllRanks(size, [&](Communicator& comm) {
+      results[comm.rank()] = RandomValues(comm.rank(), count, 0);
+      comm.AllReduceSum(MakeView(results[comm.rank()].data(), DType::kF32, count));
+    });
+    for (const std::vector<float>& result : results) EXPECT_EQ(result, expected) << count;
+  }
+}
+
+TEST_P(ThreadCommunicatorTest, GathersShardsInRankOrder) {
+  const int size = GetParam();
+  constexpr int64_t kCount = 300;
+  std::vector<float> expected;
+  for (int rank = 0; rank < size; ++rank) {
+    const std::vector<float> values = RandomValues(rank, kCount, 0);
+    expected.insert(expected.end(), values.begin(), values.end());
+  }
+  std::vector<std::vector<float>> results(size, std::vector<float>(size * kCount));
+  OnAllRanks(size, [&](Communicator& comm) {
+    std::vector<float> shard = RandomValues(comm.rank(), kCount, 0);
+    comm.AllGather(MakeView(shard.data(), DType::kF32, kCount),
+                   MakeView(results[comm.rank()].data(), DType::kF32, size, kCount));
+  });
+  for (const std::vector<float>& result : results) EXPECT_EQ(result, expected);
+}
+
+// Calls follow each other without pause, buffers are reused at once, and every rank goes at its own pace.
+TEST_P(ThreadCommunicatorTest, ManyCallsInARowDoNotMix) {
+  const int size = GetParam();
+  OnAllRanks(size, [&](Communicator& comm) {
+    std::vector<float> values(40), all(40 * size);
+    for (int round = 0; round < 300; ++round) {
+      if (round % (comm.rank() + 2) == 0) std::this_thread::yield();
+      for (float& x : values) x = static_cast<float>(round + comm.rank());
+      comm.AllReduceSum(MakeView(values.data(), DType::kF32, 40));
+      ASSERT_EQ(values[39], static_cast<float>(size * round + size * (size - 1) / 2));
+      for (float& x : values) x = static_cast<float>(round * comm.rank());
+      comm.AllGather(MakeView(values.data(), DType::kF32, 40), MakeView(all.data(), DType::kF32, size, 40));
+      for (int rank = 0; rank < size; ++rank) ASSERT_EQ(all[40 * rank + 17], static_cast<float>(round * rank));
+    }
+    EXPECT_TRUE(comm.Check().ok());
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, ThreadCommunicatorTest, testing::Values(1, 2, 3, 4, 13));
+
+}  // namespace
+}  // namespace optserve

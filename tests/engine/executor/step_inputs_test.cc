@@ -1,0 +1,137 @@
+#include "engine/executor/step_inputs.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace optserve {
+namespace {
+
+using testing::ElementsAre;
+
+template <typename T = int32_t>
+std::vector<T> Values(const TensorView& view) {
+  return std::vector<T>(view.as<T>(), view.as<T>() + view.num_elements());
+}
+
+// Two decodes, a middle chunk of a prompt that is scored, and a whole prompt that is sampled and scored.
+StepPlan Plan() {
+  StepPlan plan{.step = 5, .num_decode = 2};
+  plan.slices = {
+      {.sequence = 1, .num_tokens = 1, .num_cached = 4, .block_table = {7, 2, 3}, .wants_sample = true, .choice = 3},
+      {.sequence = 2, .num_tokens = 1, .num_cached = 2, .block_table = {5}, .wants_sample = true},
+      {.sequence = 3, .num_tokens = 3, .num_cached = 5, .block_table = {1, 9}, .score_begin = 1},
+      {.sequence = 4, .num_tokens = 2, .block_table = {8}, .wants_sample = true},
+  };
+  plan.slices[0].sampling.num_logprobs = 4;
+  plan.slices[0].sampling.logit_bias = {{11, 0.5f}, {12, -0.5f}};
+  plan.slices[0].seen = {{21, 1}, {22, 0}};
+  plan.slices[1].suppressed = {2, 31};
+  plan.slices[1].seen = {{23, 2}};
+  plan.slices[2].score_targets = {41, 42};
+  plan.slices[2].num_score_logprobs = 2;
+  plan.slices[3].score_targets = {43};
+  plan.token_ids = {100, 101, 102, 103, 104, 105, 106};
+  plan.block_copies = {{.src = 6, .dst = 7}, {.src = 4, .dst = 5}};
+  return plan;
+}
+
+class StepInputsTest : public testing::Test {
+ protected:
+  StepInputsTest() : backend_(*MakeBackend({.num_threads = 1})) {}
+
+  std::unique_ptr<Backend> backend_;
+  StepInputs inputs_;
+};
+
+TEST_F(StepInputsTest, PacksAPlan) {
+  ASSERT_TRUE(inputs_.Set(Plan(), /*block_size=*/4, *backend_).ok());
+  EXPECT_THAT(Values(inputs_.token_ids), ElementsAre(100, 101, 102, 103, 104, 105, 106));
+  EXPECT_THAT(Values(inputs_.positions), ElementsAre(4, 2, 5, 6, 7, 0, 1));
+  EXPECT_THAT(Values(inputs_.slots), ElementsAre(2 * 4, 5 * 4 + 2, 9 * 4 + 1, 9 * 4 + 2, 9 * 4 + 3, 8 * 4, 8 * 4 + 1));
+  EXPECT_THAT(Values(inputs_.copy_src), ElementsAre(6, 4));
+  EXPECT_THAT(Values(inputs_.copy_dst), ElementsAre(7, 5));
+
+  EXPECT_EQ(inputs_.num_tokens, 7);
+  EXPECT_EQ(inputs_.num_sequences, 4);
+  EXPECT_EQ(inputs_.num_decode, 2);
+  EXPECT_THAT(Values(inputs_.block_tables), ElementsAre(7, 2, 3, 5, 0, 0, 1, 9, 0, 8, 0, 0));
+  EXPECT_THAT(Values(inputs_.context_lens), ElementsAre(5, 3, 8, 2));
+  EXPECT_THAT(Values(inputs_.decode_starts), ElementsAre(0, 1, 2));
+  EXPECT_THAT(Values(inputs_.prefill_starts), ElementsAre(0, 3, 5));
+  EXPECT_EQ(inputs_.max_decode_context, 5);
+  EXPECT_EQ(inputs_.max_prefill_context, 8);
+
+  EXPECT_THAT(Values(inputs_.logit_rows), ElementsAre(0, 1, 6, /*scored:*/ 3, 4, 5));
+  EXPECT_THAT(inputs_.sampled_slices, ElementsAre(0, 1, 3));
+  EXPECT_THAT(inputs_.num_top, ElementsAre(4, 0, 0));
+  EXPECT_THAT(Values(inputs_.targets), ElementsAre(41, 42, 43));
+  EXPECT_EQ(inputs_.score_rows[1].slice, 2);
+  EXPECT_EQ(inputs_.score_rows[1].num_top, 2);
+  EXPECT_EQ(inputs_.score_rows[2].slice, 3);
+}
+
+TEST_F(StepInputsTest, PacksWhatChangesTheDistribution) {
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  const SampleRow& first = inputs_.sample_rows[0];
+  EXPECT_EQ(first.position, 5);  // the token to be drawn comes behind five others
+  EXPECT_EQ(first.choice, 3);
+  EXPECT_EQ(first.num_top, 4);
+  ASSERT_EQ(first.counts_end - first.counts_begin, 2);
+  EXPECT_EQ(inputs_.counts[first.counts_begin].id, 21);
+  EXPECT_EQ(inputs_.counts[first.counts_begin].generated, 1);
+  ASSERT_EQ(first.bias_end - first.bias_begin, 2);
+  EXPECT_EQ(inputs_.bias[first.bias_begin + 1].id, 12);
+  EXPECT_EQ(inputs_.bias[first.bias_begin + 1].bias, -0.5f);
+  EXPECT_EQ(first.suppressed_end - first.suppressed_begin, 0);
+
+  const SampleRow& second = inputs_.sample_rows[1];
+  ASSERT_EQ(second.counts_end - second.counts_begin, 1);
+  EXPECT_EQ(inputs_.counts[second.counts_begin].id, 23);
+  ASSERT_EQ(second.suppressed_end - second.suppressed_begin, 2);
+  EXPECT_EQ(inputs_.suppressed[second.suppressed_begin + 1], 31);
+  EXPECT_EQ(second.bias_end - second.bias_begin, 0);
+}
+
+TEST_F(StepInputsTest, AllocatesNothingForAPlanNoLargerThanOneBefore) {
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  const void* before = inputs_.token_ids.data;
+  StepPlan small = Plan();
+  small.slices.resize(2);
+  small.token_ids.resize(2);
+  ASSERT_TRUE(inputs_.Set(small, 4, *backend_).ok());
+  EXPECT_EQ(inputs_.token_ids.data, before);
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  EXPECT_EQ(inputs_.token_ids.data, before);
+}
+
+TEST_F(StepInputsTest, GrowsForALargerPlan) {
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  StepPlan large;
+  for (int32_t i = 0; i < 500; ++i) {
+    large.slices.push_back({.sequence = static_cast<uint64_t>(i), .num_tokens = 3, .block_table = {i}});
+    for (int32_t t = 0; t < 3; ++t) large.token_ids.push_back(3 * i + t);
+  }
+  ASSERT_TRUE(inputs_.Set(large, 4, *backend_).ok());
+  EXPECT_EQ(Values(inputs_.token_ids), large.token_ids);
+  EXPECT_EQ(Values(inputs_.slots).back(), 499 * 4 + 2);
+  EXPECT_EQ(inputs_.num_samples, 0);
+}
+
+using StepInputsDeathTest = StepInputsTest;
+
+TEST_F(StepInputsDeathTest, APlanThatContradictsItselfIsOurBug) {
+  StepPlan short_table = Plan();
+  short_table.slices[2].block_table.pop_back();
+  EXPECT_DEATH((void)inputs_.Set(short_table, 4, *backend_), "sequence 3 has 1 blocks for 8 tokens");
+  StepPlan too_many_tokens = Plan();
+  too_many_tokens.token_ids.push_back(1);
+  EXPECT_DEATH((void)inputs_.Set(too_many_tokens, 4, *backend_), "tokens of no slice");
+}
+
+}  // namespace
+}  // namespace optserve
