@@ -80,6 +80,7 @@ SequenceSlice& PlanBuilder::NextSlice(const Sequence& sequence) {
   contents_[place] = wanted;
   slice.sequence = sequence.id;
   slice.block_table.clear();
+  slice.block_table.reserve(sequence.blocks.capacity());  // as far as it will ever grow
   slice.sampling = sequence.request->request.sampling;
   slice.choice = sequence.request->request.first_choice + sequence.choice;
   slice.seen.clear();

@@ -29,6 +29,11 @@ struct SchedulerOptions {
   bool prefix_cache = true;
   bool share_prefix_cache = false;  // also between API keys
   PrefixSecret prefix_secret = {};  // random, one for each process
+#ifdef NDEBUG
+  bool check_invariants = false;
+#else
+  bool check_invariants = true;  // after every call; costs time and memory in proportion to the pool
+#endif
 };
 
 // Counters only grow.
@@ -62,7 +67,7 @@ struct SchedulerStats {
 // No threads, no clock (`now_ns` is a parameter), no I/O. The same calls give the same plans. Requests must have passed
 // CheckRequest.
 //
-// Invariants  see Violation(); checked after every call in builds with assertions.
+// Invariants  see Violation(); checked after every call if options.check_invariants.
 class Scheduler {
  public:
   // What happened to one answer, and whose it is.
