@@ -8,7 +8,7 @@
 namespace optserve {
 
 // Queries of one sequence that are computed together, because they share the keys and values they read.
-inline constexpr int64_t kQueryTile = 4;
+inline constexpr int64_t kQueryTile = 32;
 
 // One head, up to kQueryTile neighbouring queries of one sequence.
 struct AttentionJob {
@@ -29,7 +29,7 @@ struct AttentionJob {
 };
 
 constexpr size_t AttentionScratchBytes(int64_t head_size) {
-  return static_cast<size_t>(kQueryTile * (head_size + 16)) * sizeof(float);
+  return static_cast<size_t>(2 * kQueryTile * (head_size + 16)) * sizeof(float);
 }
 
 // `scratch` has AttentionScratchBytes(head_size), aligned to 64 bytes.

@@ -108,6 +108,34 @@ OPTSERVE_SIMD_INLINE F32x16 CopySign(F32x16 magnitude, F32x16 sign) {
 using F32x8 = __m256;
 OPTSERVE_SIMD_INLINE F32x8 LowHalf(F32x16 a) { return _mm512_castps512_ps256(a); }
 OPTSERVE_SIMD_INLINE F32x8 HighHalf(F32x16 a) { return _mm512_extractf32x8_ps(a, 1); }
+OPTSERVE_SIMD_INLINE void Transpose(__m512 (&a)[16]) {
+  __m512 pairs[16], fours[16];  // [4 i + j]: of columns j, j + 4, ..., rows 4 i .. 4 i + 3
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d lo0 = _mm512_castps_pd(pairs[i]), lo1 = _mm512_castps_pd(pairs[i + 2]);
+    const __m512d hi0 = _mm512_castps_pd(pairs[i + 1]), hi1 = _mm512_castps_pd(pairs[i + 3]);
+    fours[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo0, lo1));
+    fours[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo0, lo1));
+    fours[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(hi0, hi1));
+    fours[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi0, hi1));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512 even_lo = _mm512_shuffle_f32x4(fours[j], fours[4 + j], 0x88);
+    const __m512 odd_lo = _mm512_shuffle_f32x4(fours[j], fours[4 + j], 0xdd);
+    const __m512 even_hi = _mm512_shuffle_f32x4(fours[8 + j], fours[12 + j], 0x88);
+    const __m512 odd_hi = _mm512_shuffle_f32x4(fours[8 + j], fours[12 + j], 0xdd);
+    a[j] = _mm512_shuffle_f32x4(even_lo, even_hi, 0x88);
+    a[4 + j] = _mm512_shuffle_f32x4(odd_lo, odd_hi, 0x88);
+    a[8 + j] = _mm512_shuffle_f32x4(even_lo, even_hi, 0xdd);
+    a[12 + j] = _mm512_shuffle_f32x4(odd_lo, odd_hi, 0xdd);
+  }
+}
 
 #endif
 
@@ -154,6 +182,24 @@ OPTSERVE_SIMD_INLINE float ReduceMax(F32x8 a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+OPTSERVE_SIMD_INLINE void Transpose(__m256 (&a)[8]) {
+  __m256 fours[8];
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    const __m256 lo0 = _mm256_unpacklo_ps(a[i], a[i + 1]), lo1 = _mm256_unpacklo_ps(a[i + 2], a[i + 3]);
+    const __m256 hi0 = _mm256_unpackhi_ps(a[i], a[i + 1]), hi1 = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+    fours[i] = _mm256_shuffle_ps(lo0, lo1, 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(lo0, lo1, 0xee);
+    fours[i + 2] = _mm256_shuffle_ps(hi0, hi1, 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(hi0, hi1, 0xee);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    a[j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x20);
+    a[4 + j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x31);
+  }
 }
 
 #else  // portable: vectors of four, which every compiler target has or imitates
@@ -206,6 +252,14 @@ OPTSERVE_SIMD_INLINE F32x4 PowerOfTwo(F32x4 n) {
 }
 OPTSERVE_SIMD_INLINE F32x4 CopySign(F32x4 magnitude, F32x4 sign) {
   return FromBits((Bits(magnitude) & 0x7fffffff) | (Bits(sign) & ~0x7fffffff));
+}
+OPTSERVE_SIMD_INLINE void Transpose(F32x4 (&a)[4]) {
+  const F32x4 lo0 = {a[0][0], a[1][0], a[0][1], a[1][1]}, lo1 = {a[2][0], a[3][0], a[2][1], a[3][1]};
+  const F32x4 hi0 = {a[0][2], a[1][2], a[0][3], a[1][3]}, hi1 = {a[2][2], a[3][2], a[2][3], a[3][3]};
+  a[0] = F32x4{lo0[0], lo0[1], lo1[0], lo1[1]};
+  a[1] = F32x4{lo0[2], lo0[3], lo1[2], lo1[3]};
+  a[2] = F32x4{hi0[0], hi0[1], hi1[0], hi1[1]};
+  a[3] = F32x4{hi0[2], hi0[3], hi1[2], hi1[3]};
 }
 OPTSERVE_SIMD_INLINE float ReduceAdd(F32x4 a) { return (a[0] + a[2]) + (a[1] + a[3]); }
 OPTSERVE_SIMD_INLINE float ReduceMax(F32x4 a) {
@@ -291,6 +345,30 @@ OPTSERVE_SIMD_INLINE void StoreFirst(float* p, int64_t n, F32x16 a) {
 // The sum of the lanes, as a tree: lane i and i + 8, then i and i + 4, i and i + 2, 0 and 1.
 OPTSERVE_SIMD_INLINE float ReduceAdd(F32x16 a) { return ReduceAdd(Add(LowHalf(a), HighHalf(a))); }
 OPTSERVE_SIMD_INLINE float ReduceMax(F32x16 a) { return ReduceMax(Max(LowHalf(a), HighHalf(a))); }
+
+// Lane j of a[i] becomes lane i of a[j].
+#if !defined(__AVX512F__)
+template <typename Half, int kRows>
+OPTSERVE_SIMD_INLINE void Transpose(Pair<Half> (&a)[kRows]) {
+  Half top_lo[kRows / 2], top_hi[kRows / 2], bottom_lo[kRows / 2], bottom_hi[kRows / 2];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows / 2; ++i) {
+    top_lo[i] = a[i].lo;
+    top_hi[i] = a[i].hi;
+    bottom_lo[i] = a[kRows / 2 + i].lo;
+    bottom_hi[i] = a[kRows / 2 + i].hi;
+  }
+  Transpose(top_lo);
+  Transpose(top_hi);
+  Transpose(bottom_lo);
+  Transpose(bottom_hi);
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows / 2; ++i) {
+    a[i] = {top_lo[i], bottom_lo[i]};
+    a[kRows / 2 + i] = {top_hi[i], bottom_hi[i]};
+  }
+}
+#endif
 
 // The sums of sixteen vectors at once: lane l is ReduceAdd(a[l]), by the same tree.
 OPTSERVE_SIMD_INLINE F32x16 ReduceAdd16(const F32x16 (&a)[16]) {

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <memory>
 #include <numeric>
 
 #include "tests/support/kernel_test.h"
@@ -48,7 +51,7 @@ class Data {
         tables_.push_back(used ? order[next++] : 1'000'000);
       }
       for (int32_t j = 0; j < sequences[i].context_len; ++j) {
-        std::mt19937 numbers(static_cast<uint32_t>(1000 * i + j + 1));
+        std::minstd_rand numbers(static_cast<uint32_t>(1000 * i + j + 1));
         std::normal_distribution<float> normal;
         const int64_t block = tables_[i * blocks_per_table + j / block_size];
         for (int64_t h = 0; h < heads; ++h) {
@@ -104,7 +107,7 @@ TEST_P(PagedAttentionTest, MatchesReferenceAtShapesThatBite) {
   const CpuContext ctx = MakeContext(GetParam());
   for (const int64_t head_size : {8, 16, 24, 64, 80, 128, 136}) {
     for (const int64_t block_size : {1, 5, 16}) {
-      const Data data({{1, 1}, {16, 1}, {17, 17}, {33, 4}, {40, 7}, {64, 2}, {65, 3}}, 3, head_size, block_size, 7);
+      const Data data({{1, 1}, {16, 1}, {17, 17}, {33, 4}, {40, 33}, {64, 2}, {65, 3}}, 3, head_size, block_size, 7);
       const std::vector<double> expected = reference::PagedAttention(data.params());
       const std::vector<float> got = data.Run(ctx);
       for (size_t i = 0; i < expected.size(); ++i) {
@@ -125,22 +128,67 @@ TEST_P(PagedAttentionTest, DecodeMatchesReference) {
   }
 }
 
-// The same sequence of 70 tokens, cut into chunks in many ways, in other company, other blocks, other threads.
+// Random sequences, each cut into random chunks, in random company, blocks and threads: always the bits of one pass.
+// Chunks of one query go through PagedDecode.
 TEST_P(PagedAttentionTest, BitsDependOnTheSequenceAlone) {
-  const int64_t heads = 2, head_size = 80, width = heads * head_size;
-  const CpuContext one = MakeContext(GetParam(), 1);
-  const std::vector<float> whole = Data({{70, 70}}, heads, head_size, 16, 1).Run(one);
   std::mt19937 random(3);
-  for (int round = 0; round < 20; ++round) {
-    const CpuContext ctx = MakeContext(GetParam(), 1 + round % 3);
-    for (int32_t begin = 0; begin < 70;) {
-      const int32_t size = std::min<int32_t>(70 - begin, 1 + static_cast<int32_t>(random() % 9));
-      const Data data({{begin + size, size}, {5, 5}, {90, 1}}, heads, head_size, round % 2 == 0 ? 16 : 3, random());
-      const std::vector<float> got = data.Run(ctx);
-      for (int64_t i = 0; i < size * width; ++i) ASSERT_EQ(got[i], whole[begin * width + i]) << "from " << begin;
+  const auto pick = [&](int32_t low, int32_t high) {
+    return low + static_cast<int32_t>(random() % static_cast<uint32_t>(high - low + 1));
+  };
+  const std::array<CpuContext, 3> contexts = {MakeContext(GetParam(), 1), MakeContext(GetParam(), 2),
+                                              MakeContext(GetParam(), 3)};
+  for (int round = 0; round < 24; ++round) {
+    const int64_t head_size = std::array{8, 40, 64, 80, 128, 72}[round % 6];
+    const int64_t heads = pick(1, 3), width = heads * head_size;
+    const int32_t length = pick(1, 110);
+    const int64_t block_size = pick(1, 20);
+    const std::vector<float> whole = Data({{length, length}}, heads, head_size, block_size, random()).Run(contexts[0]);
+    for (int32_t begin = 0; begin < length;) {
+      const int32_t size = std::min(length - begin, pick(0, 2) == 0 ? 1 : pick(1, 50));
+      std::vector<Data::Sequence> sequences = {{begin + size, size}};
+      const int company = pick(0, 2);
+      for (int i = 0; i < company; ++i) sequences.push_back({pick(40, 60), size == 1 ? 1 : pick(1, 40)});
+      const Data data(sequences, heads, head_size, block_size, random());
+      const std::vector<float> got = data.Run(contexts[pick(0, 2)], /*decode=*/size == 1);
+      for (int64_t i = 0; i < size * width; ++i) {
+        ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(whole[begin * width + i]))
+            << "round " << round << ": queries " << begin << " to " << begin + size << " of " << length
+            << ", head size " << head_size << ", element " << i;
+      }
       begin += size;
     }
   }
+}
+
+TEST_P(PagedAttentionTest, OutMayBeTheQueries) {
+  const CpuContext ctx = MakeContext(GetParam());
+  for (const int32_t num_queries : {1, 40}) {
+    const Data data({{50, num_queries}, {33, 1}}, 2, 64, 16, 1);
+    const std::vector<float> apart = data.Run(ctx);
+    PagedAttentionParams p = data.params();
+    p.out = p.q;
+    cpu::PagedPrefill(ctx, p);
+    for (int64_t t = 0; t <= num_queries; ++t) {
+      for (int64_t i = 0; i < 128; ++i) ASSERT_EQ(p.out.Rows(t, 1).as<float>()[i], apart[t * 128 + i]);
+    }
+  }
+}
+
+TEST(PagedAttentionIsaTest, Avx2AndAvx512GiveTheSameBits) {
+  if (DetectCpuIsa() != CpuIsa::kAvx512) return;  // nothing to compare
+  for (const int64_t head_size : {24, 64, 80, 128}) {
+    const Data data({{90, 45}, {70, 1}, {40, 10}}, 2, head_size, 16, 1);
+    EXPECT_EQ(data.Run(MakeContext(CpuIsa::kAvx2)), data.Run(MakeContext(CpuIsa::kAvx512)));
+  }
+}
+
+TEST(PagedAttentionDeathTest, AContextLongerThanItsBlockTableIsABug) {
+  const CpuContext ctx = MakeContext(DetectCpuIsa(), 1);
+  const Data data({{16, 1}}, 1, 64, 16, 1);
+  PagedAttentionParams p = data.params();
+  std::vector<int32_t> context_lens = {17};
+  p.context_lens = ViewOf(context_lens);
+  EXPECT_DEATH(cpu::PagedDecode(ctx, p), "sequence 0: queries 0 to 1, context 17");
 }
 
 TEST_P(PagedAttentionTest, LargeScoresDoNotOverflow) {

@@ -117,5 +117,12 @@ TEST_P(SimdTest, ArithmeticRoundsOnceAndFmaFuses) {
   }
 }
 
+TEST_P(SimdTest, TransposesSixteenRows) {
+  std::vector<float> in(256), out(256);
+  for (int i = 0; i < 256; ++i) in[i] = static_cast<float>(i);
+  OPTSERVE_SIMD_CALL(GetParam(), TestTranspose)(in.data(), out.data());
+  for (int i = 0; i < 256; ++i) ASSERT_EQ(out[i % 16 * 16 + i / 16], in[i]);
+}
+
 }  // namespace
 }  // namespace optserve

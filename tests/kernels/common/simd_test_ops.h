@@ -15,5 +15,6 @@ OPTSERVE_SIMD_FUNCTION(float TestReduceAdd(const float* in))
 OPTSERVE_SIMD_FUNCTION(float TestReduceMax(const float* in))
 // out[op][lane] for: a + b, a - b, a * b, a / b, max, min, a * b + c, round a, |a| with the sign of b
 OPTSERVE_SIMD_FUNCTION(void TestArithmetic(const float* a, const float* b, const float* c, float (*out)[16]))
+OPTSERVE_SIMD_FUNCTION(void TestTranspose(const float* in, float* out))  // 16 rows of 16
 
 }  // namespace optserve

@@ -35,4 +35,11 @@ void TestArithmetic(const float* a, const float* b, const float* c, float (*out)
   Store(out[8], CopySign(x, y));
 }
 
+void TestTranspose(const float* in, float* out) {
+  F32x16 rows[kLanes];
+  for (int i = 0; i < kLanes; ++i) rows[i] = Load(in + i * kLanes);
+  Transpose(rows);
+  for (int i = 0; i < kLanes; ++i) Store(out + i * kLanes, rows[i]);
+}
+
 }  // namespace optserve::OPTSERVE_ISA
