@@ -15,6 +15,7 @@
 #include "server/commands/completion_script.h"
 #include "server/commands/failure.h"
 #include "server/commands/generate.h"
+#include "server/commands/keys.h"
 #include "server/commands/model_path.h"
 #include "server/commands/serve.h"
 #include "server/commands/tokenize.h"
@@ -29,6 +30,7 @@ namespace {
 struct Words {
   FlagValues server;  // options of the table in server_config.cc
   GenerateOptions generate;
+  KeysOptions keys;
   std::string model;
   std::string shell;
   bool print_config = false;
@@ -119,6 +121,12 @@ void AddCommands(CLI::App& app, Words& words) {
       ->check(CLI::Range(1, 1000));
   kernels->add_flag("--json", words.kernel_bench.json, "print one JSON object instead of tables");
 
+  CLI::App* keys = app.add_subcommand("keys", "Make, list and revoke API keys");
+  keys->add_option("ACTION", words.keys.action, "new, list or revoke")->required()->type_name("");
+  keys->add_option("ID", words.keys.id, "the key to revoke")->type_name("");
+  keys->add_option("--api-key-file", words.keys.file, "where their hashes are kept")->required()->type_name("FILE");
+  keys->add_option("--name", words.keys.name, "whose a new key is, for people")->type_name("TEXT");
+
   CLI::App* completion = app.add_subcommand("completion", "Print a script that teaches a shell these commands");
   completion->add_option("SHELL", words.shell, "bash, zsh or fish")->required()->type_name("");
 
@@ -189,6 +197,7 @@ int RunCommandLine(int argc, char** argv) {
   const CLI::App& command = *app.get_subcommands().front();
   if (const absl::Status status = CheckExtras(command); !status.ok()) return Fail(status);
   if (command.get_name() == "serve") return RunServe(words);
+  if (command.get_name() == "keys") return Keys(words.keys);
   if (command.get_name() == "generate") return RunGenerate(words);
   if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
   if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);

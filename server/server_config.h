@@ -26,6 +26,7 @@ struct ServerConfig {
   bool no_grpc = false;  // HTTP only
   std::string grpc_host = "127.0.0.1";
   uint16_t grpc_port = 8001;              // 0: any free one
+  std::string api_key_file;               // empty: no keys are needed
   bool ignore_unknown_fields = false;     // of requests; else they are errors
   int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
   LogFormat log_format = LogFormat::kText;

@@ -23,6 +23,8 @@
 #include "engine/util/metrics.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
+#include "server/access/access_control.h"
+#include "server/access/api_keys.h"
 #include "server/commands/failure.h"
 #include "server/commands/load_display.h"
 #include "server/commands/model_path.h"
@@ -134,6 +136,7 @@ class Server {
   absl::Status Start() {
     OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory,
                               ResolveModel(config_.model, HuggingFaceCache(ProcessEnvironment())));
+    OPTSERVE_RETURN_IF_ERROR(ReadKeys());
     OPTSERVE_RETURN_IF_ERROR(StartHttp());
     OPTSERVE_RETURN_IF_ERROR(StartEngine(directory));
     OPTSERVE_RETURN_IF_ERROR(StartGrpc());
@@ -164,6 +167,14 @@ class Server {
     return absl::OkStatus();
   }
 
+  absl::Status ReadKeys() {
+    if (config_.api_key_file.empty()) return absl::OkStatus();
+    OPTSERVE_ASSIGN_OR_RETURN(std::vector<ApiKey> keys, ReadApiKeys(config_.api_key_file));
+    if (keys.empty()) log_.Warning("no_api_keys", {{"file", config_.api_key_file}});
+    access_.emplace(std::move(keys), AccessControl::Options());
+    return absl::OkStatus();
+  }
+
   absl::Status StartHttp() {
     HttpServer::Options options = {.host = config_.host, .port = config_.port};
     options.decode.ignore_unknown_fields = config_.ignore_unknown_fields;
@@ -173,6 +184,11 @@ class Server {
       return metrics_.Render(engine == nullptr ? EngineStats() : engine->Stats(),
                              engine != nullptr && engine->Health().ok());
     };
+    if (access_) {
+      options.authorize = [this](std::string_view authorization, std::string_view address) {
+        return access_->Authorize(authorization, address);
+      };
+    }
     OPTSERVE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
     return absl::OkStatus();
   }
@@ -183,6 +199,9 @@ class Server {
     options.served_model_name = name_;
     options.ignore_unknown_fields = config_.ignore_unknown_fields;
     options.ready = [this] { return EngineHealth(); };
+    if (access_) {
+      options.authorize = [this](std::string_view authorization) { return access_->Authorize(authorization, "gRPC"); };
+    }
     options.log = &log_;
     OPTSERVE_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(std::move(options)));
     return absl::OkStatus();
@@ -268,6 +287,7 @@ class Server {
   Happenings happenings_;
   SignalThread signals_;  // before any other thread
   bool loaded_ = false;
+  std::optional<AccessControl> access_;  // none: everybody is served
   std::unique_ptr<EngineProcess> engine_;
   std::atomic<const EngineProcess*> running_engine_ = nullptr;  // for the I/O threads, which are there before it
   std::optional<CompletionService> service_;

@@ -1,0 +1,52 @@
+#include "server/commands/keys.h"
+
+#include <cstdio>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "server/access/api_keys.h"
+#include "server/commands/failure.h"
+
+namespace optserve {
+namespace {
+
+absl::Status New(const KeysOptions& options) {
+  OPTSERVE_ASSIGN_OR_RETURN(const NewApiKey made, AddApiKey(options.file, options.name));
+  std::printf("%s\n", made.secret.c_str());
+  std::fprintf(stderr, "optserve: this is %s; keep it now, only its hash is kept here\n", made.key.id.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status List(const KeysOptions& options) {
+  OPTSERVE_ASSIGN_OR_RETURN(const std::vector<ApiKey> keys, ReadApiKeys(options.file));
+  for (const ApiKey& key : keys) std::printf("%s %s %s\n", key.id.c_str(), key.created.c_str(), key.name.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Revoke(const KeysOptions& options) {
+  if (options.id.empty()) return InvalidArgument("keys revoke needs the ID of a key; optserve keys list shows them");
+  OPTSERVE_ASSIGN_OR_RETURN(const ApiKey key, RevokeApiKey(options.file, options.id));
+  std::fprintf(stderr, "optserve: %s is revoked, from the next start of the server on\n", key.id.c_str());
+  return absl::OkStatus();
+}
+
+absl::Status Run(const KeysOptions& options) {
+  if (options.action != "revoke" && !options.id.empty()) {
+    return InvalidArgument("keys {} takes no '{}'", options.action, options.id);
+  }
+  if (options.action == "new") return New(options);
+  if (options.action == "list") return List(options);
+  if (options.action == "revoke") return Revoke(options);
+  return InvalidArgument("keys takes new, list or revoke, not '{}'", options.action);
+}
+
+}  // namespace
+
+int Keys(const KeysOptions& options) {
+  const absl::Status status = Run(options);
+  return status.ok() ? kExitOk : Fail(status);
+}
+
+}  // namespace optserve
