@@ -1,105 +1,78 @@
 #include "engine/tools/bench_kernels.h"
 
-#include <sys/mman.h>
-
-#include <algorithm>
-#include <array>
-#include <cstdint>
 #include <cstdio>
-#include <random>
+#include <string>
 #include <vector>
 
+#include "engine/tools/bench_linear.h"
+#include "engine/tools/bench_model.h"
+#include "engine/tools/measurement.h"
 #include "engine/tools/probe.h"
 #include "fmt/format.h"
-#include "kernels/common/check.h"
 #include "kernels/common/cpu_context.h"
-#include "kernels/linear/linear.h"
+#include "nlohmann/json.hpp"
 
 namespace optserve {
 namespace {
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
+
+// "73%" for a part of something, "5.8x" for a multiple.
+std::string Ratio(double ratio, const std::string& of) {
+  return of.starts_with("batch") ? fmt::format("{:.1f}x", ratio) : fmt::format("{:.0f}%", 100 * ratio);
 }
 
-struct Shape {
-  const char* name;
-  int64_t columns, depth;  // N, K
-  int num_parts;
-};
-constexpr std::array<Shape, 5> kShapes = {{{"qkv", 768, 768, 3},
-                                           {"out", 768, 768, 1},
-                                           {"fc1", 3072, 768, 1},
-                                           {"fc2", 768, 3072, 1},
-                                           {"lm_head", 50272, 768, 1}}};
-
-struct LinearBench {
-  const CpuContext& ctx;
-  MachineProbe& probe;
-  std::vector<uint16_t> weights;  // f16, more than any cache holds; a call takes the next stretch of it
-  size_t next = 0;
-  std::vector<float> x, out;
-
-  LinearBench(const CpuContext& context, MachineProbe& machine)
-      : ctx(context), probe(machine), weights(size_t{160} << 20), x(1024 * 3072), out(1024 * 50272) {
-    std::mt19937 random(1);
-    for (uint16_t& w : weights) w = static_cast<uint16_t>((random() & 0x83ff) | 0x2000);
-    for (float& v : x) v = static_cast<float>(random() % 1000) * 1e-3f;
-  }
-
-  // Seconds of one call, averaged over enough of them to be measured.
-  double Time(const Shape& shape, int64_t rows) {
-    const size_t size = static_cast<size_t>(shape.columns * shape.depth);
-    const double flops = 2.0 * static_cast<double>(size) * shape.num_parts * static_cast<double>(rows);
-    const int calls = std::max(1, static_cast<int>(2e9 / std::max(flops, 2.0 * static_cast<double>(size) * 8)));
-    const double start = Now();
-    for (int i = 0; i < calls; ++i) {
-      LinearParams p;
-      p.x = MakeView(x.data(), DType::kF32, rows, shape.depth);
-      p.num_parts = shape.num_parts;
-      for (int part = 0; part < shape.num_parts; ++part) {
-        if (next + size > weights.size()) next = 0;
-        p.parts[part].weight = MakeView(weights.data() + next, DType::kF16, shape.columns, shape.depth);
-        p.parts[part].out = MakeView(out.data() + part * rows * shape.columns, DType::kF32, rows, shape.columns);
-        next += size;
-      }
-      cpu::Linear(ctx, p);
+void Print(const char* title, const std::vector<Measurement>& measurements) {
+  fmt::print("\n{}\n", title);
+  for (const Measurement& m : measurements) {
+    fmt::print("  {:18} {:>9.{}f} {:8} {:>5} of {}", m.name, m.value, m.value < 100 ? 1 : 0, m.unit,
+               Ratio(m.ratio, m.of), m.of);
+    if (m.target > 0) {
+      fmt::print(" ({}: at least {})", m.ratio >= m.target ? "good" : "short", Ratio(m.target, m.of));
     }
-    return (Now() - start) / calls;
+    fmt::print("\n");
   }
-};
+}
+
+nlohmann::json ToJson(const std::vector<Measurement>& measurements) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Measurement& m : measurements) {
+    nlohmann::json entry = {{"name", m.name}, {"value", m.value}, {"unit", m.unit}, {"ratio", m.ratio}, {"of", m.of}};
+    if (m.target > 0) entry["target"] = m.target;
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
 
 }  // namespace
 
 int RunKernelBench(const KernelBenchOptions& options) {
   const CpuContext ctx(DetectCpu(options.num_threads));
   MachineProbe probe(ctx);
-  LinearBench bench(ctx, probe);
-  std::vector<double> bandwidths, peaks;
-  fmt::print("{}, {} threads\n{:8} {:>6} {:>10} {:>10} {:>10} {:>8}\n", ctx.info.name, ctx.pool.num_threads(), "linear",
-             "rows", "us", "GB/s", "GFLOP/s", "of roof");
-  for (const Shape& shape : kShapes) {
-    for (int64_t rows : {1, 8, 32, 1024}) {
-      if (rows == 1024 && shape.columns > 10000) continue;  // a prompt needs the logits of its last token only
-      std::vector<double> ratios, times;
-      const double bytes = 2.0 * static_cast<double>(shape.columns * shape.depth * shape.num_parts);
-      const double flops = bytes * static_cast<double>(rows);
-      for (int i = 0; i < options.repetitions; ++i) {
-        const double bandwidth = probe.ReadBytesPerSecond();
-        const double peak = probe.FlopsPerSecond();
-        const double seconds = bench.Time(shape, rows);
-        ratios.push_back(std::max(bytes / bandwidth, flops / peak) / seconds);
-        times.push_back(seconds);
-        bandwidths.push_back(bandwidth);
-        peaks.push_back(peak);
-      }
-      const double seconds = Median(times);
-      fmt::print("{:8} {:>6} {:>10.1f} {:>10.1f} {:>10.1f} {:>7.0f}%\n", shape.name, rows, seconds * 1e6,
-                 bytes / seconds * 1e-9, flops / seconds * 1e-9, 100 * Median(ratios));
-    }
+  const MachineProbe::Sample roof = probe.Best();
+  const std::vector<Measurement> linear = BenchLinear(ctx, probe, options.repetitions);
+  const absl::StatusOr<std::vector<Measurement>> model = BenchModel(probe, options.num_threads, options.repetitions);
+  if (!model.ok()) {
+    fmt::print(stderr, "optserve: {}\n",
+               std::string_view(model.status().message().data(), model.status().message().size()));
+    return 1;
   }
-  fmt::print("read {:.1f} GB/s, f32 FMA {:.0f} GFLOP/s (medians)\n", Median(bandwidths) * 1e-9, Median(peaks) * 1e-9);
+  const char* isa = kIsaNames[static_cast<int>(ctx.info.isa)];
+  if (options.json) {
+    const nlohmann::json report = {{"cpu", ctx.info.name},
+                                   {"threads", ctx.info.num_threads},
+                                   {"isa", isa},
+                                   {"read_bytes_per_second", roof.bytes_per_second},
+                                   {"flops", roof.flops},
+                                   {"linear", ToJson(linear)},
+                                   {"model", ToJson(*model)}};
+    fmt::print("{}\n", report.dump(2));
+    return 0;
+  }
+  fmt::print("{}, {} threads, {}: reads {:.1f} GB/s, {:.0f} GFLOP/s of f32 multiply-adds\n", ctx.info.name,
+             ctx.info.num_threads, isa, roof.bytes_per_second * 1e-9, roof.flops * 1e-9);
+  Print("Linear, f16 weights of OPT-125M", linear);
+  Print("OPT-125M, f16 weights, whole steps", *model);
   return 0;
 }
 

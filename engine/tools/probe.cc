@@ -1,45 +1,44 @@
 #include "engine/tools/probe.h"
 
-#include <sys/mman.h>
-
 #include <chrono>
 #include <vector>
 
 #include "engine/tools/probe_simd.h"
-#include "kernels/common/check.h"
 #include "kernels/common/parallel_for.h"
 
 namespace optserve {
 namespace {
 
-constexpr int64_t kBytes = int64_t{1} << 30;
-constexpr int64_t kSampleFloats = kBytes / 4 / static_cast<int64_t>(sizeof(float));
+constexpr int64_t kFloats = (int64_t{1} << 30) / static_cast<int64_t>(sizeof(float));
+constexpr int64_t kSampleFloats = kFloats / 8;
 constexpr int64_t kFmaSteps = 20'000;  // about 60 us on a core that does two 512-bit FMAs per cycle
-constexpr int kFmaUnits = 80;
+constexpr int kFmaUnits = 64;
 
 }  // namespace
 
-MachineProbe::MachineProbe(const CpuContext& ctx) : ctx_(ctx) {
-  void* memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  OPTSERVE_CHECK(memory != MAP_FAILED) << "no memory for the bandwidth probe";
-  madvise(memory, kBytes, MADV_HUGEPAGE);
-  buffer_.reset(static_cast<float*>(memory));
-  ParallelFor(ctx_, kBytes / sizeof(float), 1 << 20, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) buffer_.get()[i] = 1.0f;  // untouched pages would all be one page of zeros
+MachineProbe::MachineProbe(const CpuContext& ctx) : ctx_(ctx), buffer_(kFloats) {
+  ParallelFor(ctx_, kFloats, 1 << 20, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) buffer_.data()[i] = 1.0f;  // untouched pages would all be one page of zeros
   });
 }
 
-void MachineProbe::Unmap::operator()(float* memory) const { munmap(memory, kBytes); }
+MachineProbe::Sample MachineProbe::Take() { return {ReadBytesPerSecond(), FlopsPerSecond()}; }
+
+MachineProbe::Sample MachineProbe::Best() {
+  Sample best;
+  for (int i = 0; i < 9; ++i) best = Faster(best, Take());
+  return best;
+}
 
 double MachineProbe::ReadBytesPerSecond() {
   std::vector<float> sums(ctx_.pool.num_threads());
   const double start = Now();
   ParallelFor(ctx_, kSampleFloats, 4096, [&](int64_t begin, int64_t end, int thread) {
-    sums[thread] += OPTSERVE_SIMD_CALL(ctx_.info.isa, StreamingSum)(buffer_.get() + next_ + begin, end - begin);
+    sums[thread] += OPTSERVE_SIMD_CALL(ctx_.info.isa, StreamingSum)(buffer_.data() + next_ + begin, end - begin);
   });
   const double seconds = Now() - start;
   for (float sum : sums) sink_ += sum;
-  next_ = (next_ + kSampleFloats) % (kBytes / static_cast<int64_t>(sizeof(float)));
+  next_ = (next_ + kSampleFloats) % kFloats;
   return kSampleFloats * sizeof(float) / seconds;
 }
 

@@ -411,6 +411,26 @@ OPTSERVE_SIMD_INLINE F32x16 Exp(F32x16 x) {
   return Mul(p, PowerOfTwo(n));
 }
 
+// The error function: absolute error below 5e-7, NaN for NaN.
+// Source: the rational approximation that Eigen and XLA use.
+OPTSERVE_SIMD_INLINE F32x16 Erf(F32x16 x) {
+  const F32x16 bounded = Min(Set(4.0f), Max(Set(-4.0f), x));
+  const F32x16 square = Mul(bounded, bounded);
+  F32x16 p = Set(-2.72614225801306e-10f);
+  p = Fma(p, square, Set(2.77068142495902e-08f));
+  p = Fma(p, square, Set(-2.10102402082508e-06f));
+  p = Fma(p, square, Set(-5.69250639462346e-05f));
+  p = Fma(p, square, Set(-7.34990630326855e-04f));
+  p = Fma(p, square, Set(-2.95459980854025e-03f));
+  p = Fma(p, square, Set(-1.60960333262415e-02f));
+  F32x16 q = Set(-1.45660718464996e-05f);
+  q = Fma(q, square, Set(-2.13374055278905e-04f));
+  q = Fma(q, square, Set(-1.68282697438203e-03f));
+  q = Fma(q, square, Set(-7.37332916720468e-03f));
+  q = Fma(q, square, Set(-1.42647390514189e-02f));
+  return Div(Mul(bounded, p), q);
+}
+
 }  // namespace
 }  // namespace optserve::OPTSERVE_ISA
 

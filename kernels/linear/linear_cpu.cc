@@ -12,6 +12,9 @@ namespace {
 // Columns of W that one thread takes at least: whole tiles of every size in linear_simd.cc, so that few are cut short.
 constexpr int64_t kGrain = 24;
 
+// Up to so many rows, reading the weights takes longer than the multiplications.
+constexpr int64_t kFewRows = 8;
+
 static_assert(kLinearScratchBytes <= static_cast<int64_t>(CpuContext::kScratchBytes));
 
 bool IsFloat(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
@@ -55,7 +58,11 @@ void Linear(const CpuContext& ctx, const LinearParams& p) {
   }
   if (p.x.dims[0] == 0) return;
   OPTSERVE_CHECK(p.x.dims[1] > 0);
-  ParallelFor(ctx, first[p.num_parts], 1, [&](int64_t begin, int64_t end, int thread) {
+  // A few rows are bound by memory, and a stream of weights takes a while to get going: one range per thread. More rows
+  // take longer, so that it pays to even out what the threads get of the machine.
+  const int64_t num_grains = first[p.num_parts];
+  const int64_t per_range = p.x.dims[0] <= kFewRows ? (num_grains - 1) / ctx.pool.num_threads() + 1 : 1;
+  ParallelFor(ctx, num_grains, per_range, [&](int64_t begin, int64_t end, int thread) {
     for (int i = 0; i < p.num_parts; ++i) {
       const int64_t num_columns = p.parts[i].weight.dims[0];
       const int64_t from = (begin > first[i] ? begin - first[i] : 0) * kGrain;

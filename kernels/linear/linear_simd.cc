@@ -31,9 +31,10 @@ constexpr int kTileRows = 1;
 // Few rows leave registers for more columns, so that as many FMAs are independent of each other.
 constexpr int TileColumns(int rows) { return kTileRows < 8 ? (rows == 1 ? 4 : 3) : rows == 1 ? 8 : rows <= 4 ? 6 : 3; }
 
-constexpr int64_t kDepthBlock = 1024;       // R rows of x of which stay in the L1 cache
+constexpr int64_t kRowBlockFloats = 8192;   // rows of x times block of K: 32 KiB, which stay in the L1 cache
 constexpr int64_t kGroupBytes = 256 << 10;  // a quarter of the L2 cache
 constexpr int64_t kGroupColumns = 480;      // at most
+constexpr int64_t kFirstLines = 128;        // of 64 bytes, prefetched before the first tile
 constexpr int64_t kGroupUnit = 24;          // a group is a multiple of every tile's columns
 
 // What one call needs of the scratch memory.
@@ -170,21 +171,23 @@ OPTSERVE_SIMD_INLINE void Reduce(const Tile<R, C>& tile, float* sums, int64_t st
   }
 }
 
-// Sixteen elements of the bias from `column`, or the first n of them.
+// Sixteen elements from p, or the first n < 16 of them.
+template <typename T>
+OPTSERVE_SIMD_INLINE F32x16 LoadUpTo(const T* p, int64_t n) {
+  return n >= kLanes ? Load(p) : LoadFirst(p, n);
+}
+
 OPTSERVE_SIMD_INLINE F32x16 Bias(const LinearJob& job, int64_t column, int64_t n) {
   if (job.bias == nullptr) return Zero();
-  if (job.bias_dtype == DType::kF32) return LoadFirst(static_cast<const float*>(job.bias) + column, n);
-  if (job.bias_dtype == DType::kF16) return LoadFirst(static_cast<const F16*>(job.bias) + column, n);
-  return LoadFirst(static_cast<const BF16*>(job.bias) + column, n);
+  if (job.bias_dtype == DType::kF32) return LoadUpTo(static_cast<const float*>(job.bias) + column, n);
+  if (job.bias_dtype == DType::kF16) return LoadUpTo(static_cast<const F16*>(job.bias) + column, n);
+  return LoadUpTo(static_cast<const BF16*>(job.bias) + column, n);
 }
 
 OPTSERVE_SIMD_INLINE F32x16 Activate(F32x16 x, Activation activation) {
   if (activation == Activation::kRelu) return Max(Zero(), x);  // keeps NaN
   if (activation == Activation::kGelu) {
-    float lanes[kLanes];
-    Store(lanes, x);
-    for (float& v : lanes) v = 0.5f * v * (1.0f + __builtin_erff(v * 0.70710678118654752f));
-    return Load(lanes);
+    return Mul(Mul(Set(0.5f), x), Add(Set(1.0f), Erf(Mul(x, Set(0.70710678118654752f)))));
   }
   return x;
 }
@@ -192,21 +195,31 @@ OPTSERVE_SIMD_INLINE F32x16 Activate(F32x16 x, Activation activation) {
 void WriteRow(const LinearJob& job, int64_t row, int64_t begin, int64_t columns, const float* sums) {
   float* out = job.out + row * job.out_stride + begin;
   for (int64_t c = 0; c < columns; c += kLanes) {
-    const int64_t n = columns - c < kLanes ? columns - c : kLanes;
+    const int64_t n = columns - c;
     F32x16 y = Activate(Add(Load(sums + c), Bias(job, begin + c, n)), job.activation);
-    if (job.accumulate) y = Add(LoadFirst(out + c, n), y);
-    StoreFirst(out + c, n, y);
+    if (job.accumulate) y = Add(LoadUpTo(out + c, n), y);
+    if (n >= kLanes) {
+      Store(out + c, y);
+    } else {
+      StoreFirst(out + c, n, y);
+    }
   }
 }
 
-// R rows of x, from `row`, by the group of columns [begin, begin + columns).
+// Columns of `out` that are computed together, and where the thread's share ends.
+struct Group {
+  int64_t begin, columns, end;
+};
+
+// R rows of x, from `row`, by a group.
 template <bool kPrefetch, int R, typename T>
-void RowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns, Scratch* scratch) {
+void RowBlock(const LinearJob& job, int64_t row, const Group& group, Scratch* scratch) {
   constexpr int C = TileColumns(R);
   constexpr int kTilesAhead = C > 4 ? 1 : 2;  // about 12 KiB
+  constexpr int64_t kDepthBlock = kRowBlockFloats / R / kLanes * kLanes;
   const float* x = job.x + row * job.x_stride;
   const int64_t stride = job.weight_stride;
-  const T* weight = static_cast<const T*>(job.weight) + begin * stride;
+  const T* weight = static_cast<const T*>(job.weight) + group.begin * stride;
   for (int64_t k = 0; k < job.depth; k += kDepthBlock) {
     const int64_t depth = job.depth - k < kDepthBlock ? job.depth - k : kDepthBlock;
     const auto run_tile = [&]<int kColumns>(int64_t column) __attribute__((always_inline)) {
@@ -218,13 +231,13 @@ void RowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns,
         Restore(partial, tile);
       }
       // The group's next block of K follows its last tile, and the next group its last block.
-      int64_t soon = column + kTilesAhead * kColumns;
-      int64_t soon_k = k;
-      if (soon >= columns && k + depth < job.depth) {
-        soon -= columns;
+      int64_t soon = column + kTilesAhead * kColumns, soon_k = k;
+      if (soon >= group.columns && k + depth < job.depth) {
+        soon -= group.columns;
         soon_k += depth;
-      } else if (soon >= columns) {
+      } else if (soon >= group.columns) {
         soon_k = 0;
+        if (group.begin + soon >= group.end) soon = column;  // nothing more to do: what is here already costs nothing
       }
       Accumulate<kPrefetch>(x + k, job.x_stride, weight + column * stride + k, stride, depth,
                             weight + soon * stride + soon_k, tile);
@@ -235,32 +248,30 @@ void RowBlock(const LinearJob& job, int64_t row, int64_t begin, int64_t columns,
       }
     };
     int64_t column = 0;
-    for (; column + C <= columns; column += C) run_tile.template operator()<C>(column);
-    for (; column < columns; ++column) run_tile.template operator()<1>(column);
+    for (; column + C <= group.columns; column += C) run_tile.template operator()<C>(column);
+    for (; column < group.columns; ++column) run_tile.template operator()<1>(column);
   }
-  for (int r = 0; r < R; ++r) WriteRow(job, row + r, begin, columns, scratch->sums[r]);
+  for (int r = 0; r < R; ++r) WriteRow(job, row + r, group.begin, group.columns, scratch->sums[r]);
 }
 
 template <bool kPrefetch, typename T, int R = kTileRows>
-OPTSERVE_SIMD_INLINE void AnyRowBlock(const LinearJob& job, int64_t row, int64_t rows, int64_t begin, int64_t columns,
-                                      Scratch* scratch) {
-  if (rows == R) return RowBlock<kPrefetch, R, T>(job, row, begin, columns, scratch);
-  if constexpr (R > 1) AnyRowBlock<kPrefetch, T, R - 1>(job, row, rows, begin, columns, scratch);
+OPTSERVE_SIMD_INLINE void AnyRowBlock(const LinearJob& job, int64_t row, const Group& group, Scratch* scratch) {
+  if (job.num_rows - row >= R) return RowBlock<kPrefetch, R, T>(job, row, group, scratch);
+  if constexpr (R > 1) AnyRowBlock<kPrefetch, T, R - 1>(job, row, group, scratch);
 }
 
 template <typename T>
 void Columns(const LinearJob& job, int64_t begin, int64_t end, Scratch* scratch) {
   const int64_t fitting = kGroupBytes / (job.depth * static_cast<int64_t>(sizeof(T))) / kGroupUnit * kGroupUnit;
-  const int64_t group = fitting < kGroupUnit ? kGroupUnit : fitting > kGroupColumns ? kGroupColumns : fitting;
-  for (int64_t column = begin; column < end; column += group) {
-    const int64_t columns = end - column < group ? end - column : group;
-    for (int64_t row = 0; row < job.num_rows; row += kTileRows) {
-      const int64_t rows = job.num_rows - row < kTileRows ? job.num_rows - row : kTileRows;
-      if (row == 0) {
-        AnyRowBlock<true, T>(job, row, rows, column, columns, scratch);
-      } else {
-        AnyRowBlock<false, T>(job, row, rows, column, columns, scratch);
-      }
+  const int64_t width = fitting < kGroupUnit ? kGroupUnit : fitting > kGroupColumns ? kGroupColumns : fitting;
+  // Later tiles are asked for by earlier ones; the first have only this.
+  const char* first = reinterpret_cast<const char*>(static_cast<const T*>(job.weight) + begin * job.weight_stride);
+  for (int64_t line = 0; line < kFirstLines; ++line) __builtin_prefetch(first + line * 64);
+  for (Group group{begin, width, end}; group.begin < end; group.begin += width) {
+    if (end - group.begin < width) group.columns = end - group.begin;
+    AnyRowBlock<true, T>(job, 0, group, scratch);
+    for (int64_t row = kTileRows; row < job.num_rows; row += kTileRows) {
+      AnyRowBlock<false, T>(job, row, group, scratch);
     }
   }
 }

@@ -84,6 +84,29 @@ TEST_P(SimdTest, ExpAtItsEnds) {
   EXPECT_TRUE(std::isnan(out[5]));
 }
 
+TEST_P(SimdTest, ErfIsCloseToTheExactOne) {
+  std::vector<float> in;
+  for (float x = -6.0f; x < 6.0f; x += 0.00073f) in.push_back(x);
+  in.push_back(std::nanf(""));
+  in.resize((in.size() + 15) / 16 * 16, 0.0f);
+  std::vector<float> out(in.size());
+  OPTSERVE_SIMD_CALL(GetParam(), TestErf)(in.data(), in.size(), out.data());
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (std::isnan(in[i])) {
+      EXPECT_TRUE(std::isnan(out[i]));
+    } else {
+      EXPECT_NEAR(out[i], std::erf(static_cast<double>(in[i])), 5e-7) << in[i];
+    }
+  }
+}
+
+TEST_P(SimdTest, SixteenSumsAtOnceAreTheSumsOneByOne) {
+  float in[16][16], out[16];
+  for (int i = 0; i < 256; ++i) in[i / 16][i % 16] = static_cast<float>((i * 7919) % 1013) * 0.37f - 100.0f;
+  OPTSERVE_SIMD_CALL(GetParam(), TestReduceAdd16)(in[0], out);
+  for (int l = 0; l < 16; ++l) EXPECT_EQ(out[l], OPTSERVE_SIMD_CALL(GetParam(), TestReduceAdd)(in[l])) << l;
+}
+
 TEST_P(SimdTest, ReductionsAreTheDocumentedTree) {
   float in[16];
   for (int i = 0; i < 16; ++i) in[i] = (i % 2 == 0 ? 1.0f : -1.0f) * std::ldexp(1.0f + 0.37f * i, i);

@@ -18,6 +18,16 @@ void TestExp(const float* in, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += kLanes) Store(out + i, Exp(Load(in + i)));
 }
 
+void TestErf(const float* in, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += kLanes) Store(out + i, Erf(Load(in + i)));
+}
+
+void TestReduceAdd16(const float* in, float* out) {
+  F32x16 a[kLanes];
+  for (int l = 0; l < kLanes; ++l) a[l] = Load(in + l * kLanes);
+  Store(out, ReduceAdd16(a));
+}
+
 float TestReduceAdd(const float* in) { return ReduceAdd(Load(in)); }
 
 float TestReduceMax(const float* in) { return ReduceMax(Load(in)); }
