@@ -20,6 +20,7 @@ class RandomCheckpoint final : public Checkpoint {
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
   const CheckpointTensor* Find(std::string_view name) const override;
   std::string format() const override { return "random"; }
+  std::string source() const override { return "random"; }
   int64_t total_bytes() const override { return values_.size() * static_cast<int64_t>(sizeof(uint16_t)); }
 
  private:
