@@ -20,6 +20,7 @@ MAY_INCLUDE = [
     (r"engine/model/", [r"engine/(model|checkpoint|comm|util)/", r"engine/executor/step_inputs\.h",
                         r"engine/(config|request)\.h", r"kernels/"]),
     (r"engine/executor/", [r"engine/(executor|model|checkpoint|comm|util)/", r"engine/scheduler/step_plan\.h",
+                           r"engine/planner/cost_model\.h",
                            r"engine/(config|request|engine_client)\.h", r"kernels/"]),
     (r"engine/process_(main|frames)\.", [r"engine/", r"kernels/", r"(proto/)?optserve/internal/"]),
     (r"engine/planner/", [r"engine/(planner|util)/", r"engine/model/opt_config\.h", r"engine/config\.h"]),

@@ -1,0 +1,73 @@
+#include "engine/executor/simulated_executor.h"
+
+#include <utility>
+
+#include "engine/util/status.h"
+
+namespace optserve {
+namespace {
+
+// splitmix64 (Steele, Lea and Flood 2014).
+uint64_t Mix(uint64_t state, uint64_t value) {
+  uint64_t z = state + value * 0x9E3779B97F4A7C15ULL + 0x9E3779B97F4A7C15ULL;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+SimulatedExecutor::SimulatedExecutor(CostModel model, const Options& options, VirtualClock* clock)
+    : model_(std::move(model)), options_(options), clock_(clock) {}
+
+absl::StatusOr<StartResult> SimulatedExecutor::Start(const LoadProgress& progress) {
+  const OptConfig& config = model_.options().model;
+  const int64_t kv_tokens = model_.KvTokens();
+  const int64_t num_blocks = options_.num_blocks > 0 ? options_.num_blocks : kv_tokens / options_.block_size;
+  if (num_blocks < 1) {
+    return ResourceExhausted("the weights take {:.1f} GB of each device of {}, more than there is",
+                             model_.WeightBytes() / 1e9, model_.options().node.name);
+  }
+  if (progress != nullptr) progress(1, 1);
+  return StartResult{
+      .kv = {.num_blocks = static_cast<int32_t>(num_blocks), .block_size = options_.block_size},
+      .model = {.vocab_size = config.vocab_size,
+                .max_model_len = config.max_positions,
+                .eos_token_ids = config.eos_token_ids,
+                .max_num_seqs = options_.max_num_seqs,
+                .kv_tokens = num_blocks * options_.block_size,
+                .weight_bytes = static_cast<int64_t>(model_.WeightBytes()) * model_.options().tensor_parallel_size}};
+}
+
+StepWork SimulatedExecutor::WorkOf(const StepPlan& plan) {
+  StepWork work{.num_sequences = static_cast<int64_t>(plan.slices.size())};
+  for (const SequenceSlice& slice : plan.slices) {
+    const int64_t tokens = slice.num_tokens;
+    work.num_tokens += tokens;
+    work.num_samples += std::ssize(slice.score_targets) + (slice.wants_sample ? 1 : 0);
+    work.kv_tokens += slice.context_len();
+    work.attended_pairs += tokens * slice.num_cached + tokens * (tokens + 1) / 2;
+  }
+  return work;
+}
+
+absl::StatusOr<StepResult> SimulatedExecutor::Execute(const StepPlan& plan) {
+  clock_->Advance(model_.Step(WorkOf(plan)).total());
+  StepResult result{.step = plan.step};
+  // Ids below 3 are special tokens.
+  const auto num_ids = static_cast<uint64_t>(model_.options().model.vocab_size) - 3;
+  for (int32_t i = 0; i < std::ssize(plan.slices); ++i) {
+    const SequenceSlice& slice = plan.slices[i];
+    if (!slice.score_targets.empty()) {
+      ScoredPrompt& scored = result.scored.emplace_back(ScoredPrompt{.slice = i});
+      for (const int32_t target : slice.score_targets) scored.tokens.push_back({.id = target, .logprob = -1.0f});
+    }
+    if (!slice.wants_sample) continue;
+    const uint64_t hash =
+        Mix(Mix(slice.sampling.seed, static_cast<uint64_t>(slice.choice)), static_cast<uint64_t>(slice.context_len()));
+    result.sampled.push_back({.slice = i, .token = {.id = static_cast<int32_t>(hash % num_ids) + 3, .logprob = -1.0f}});
+  }
+  return result;
+}
+
+}  // namespace optserve
