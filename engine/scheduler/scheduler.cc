@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ranges>
 #include <utility>
 
 #include "engine/util/status.h"
@@ -82,7 +81,7 @@ void Scheduler::StopRunning(Sequence& sequence) {
   sequence.slice = -1;
   sequence.num_planned = 0;
   // The end of a prefix is given up before its beginning.
-  for (const int32_t block : std::views::reverse(sequence.blocks)) blocks_.Release(block);
+  for (auto block = sequence.blocks.rbegin(); block != sequence.blocks.rend(); ++block) blocks_.Release(*block);
   sequence.blocks.clear();
   ++sequence.table_version;
   sequence.num_cached = 0;

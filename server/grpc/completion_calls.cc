@@ -82,7 +82,6 @@ StreamCall::StreamCall(std::shared_ptr<CallPump> pump, const CompletionService& 
                        const CompletionRequest& request, grpc::CallbackServerContext* context,
                        std::chrono::milliseconds stall_time)
     : CallInProgress(std::move(pump), service),
-      include_usage_(request.include_usage),
       continuous_usage_(request.continuous_usage_stats),
       context_(context),
       stall_time_(stall_time),

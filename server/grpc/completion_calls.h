@@ -99,7 +99,6 @@ class StreamCall final : public CallInProgress, public grpc::ServerWriteReactor<
   // The next message into message_; false when there is none. Under mu_.
   bool MakeNext();
 
-  const bool include_usage_;
   const bool continuous_usage_;
   grpc::CallbackServerContext* const context_;
   const std::chrono::milliseconds stall_time_;
