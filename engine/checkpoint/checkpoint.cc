@@ -8,6 +8,7 @@
 #include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/shard_index.h"
+#include "engine/checkpoint/torch_archive.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
@@ -17,7 +18,8 @@ namespace {
 constexpr size_t kMaxIndexBytes = size_t{16} << 20;
 
 // Where weights are looked for, in this order. What a file is, its content decides.
-constexpr std::array<std::string_view, 2> kWeightFiles = {"model.safetensors", "model.safetensors.index.json"};
+constexpr std::array<std::string_view, 4> kWeightFiles = {"model.safetensors", "model.safetensors.index.json",
+                                                          "pytorch_model.bin", "pytorch_model.bin.index.json"};
 
 struct WeightFile {
   std::string format;
@@ -25,6 +27,12 @@ struct WeightFile {
 };
 
 absl::StatusOr<WeightFile> ReadWeightFile(const MappedFile& file) {
+  if (LooksLikeTorchZip(file) || LooksLikeTorchLegacy(file)) {
+    OPTSERVE_ASSIGN_OR_RETURN(const TorchArchive archive,
+                              LooksLikeTorchZip(file) ? OpenTorchZip(file) : OpenTorchLegacy(file));
+    OPTSERVE_ASSIGN_OR_RETURN(std::vector<CheckpointTensor> tensors, ReadStateDict(archive));
+    return WeightFile{.format = archive.format, .tensors = std::move(tensors)};
+  }
   OPTSERVE_ASSIGN_OR_RETURN(std::vector<CheckpointTensor> tensors, ReadSafetensors(file));
   return WeightFile{.format = "safetensors", .tensors = std::move(tensors)};
 }
@@ -74,8 +82,9 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& mo
     if (!directory.Has(name)) continue;
     return name.ends_with(".index.json") ? OpenSharded(directory, name) : OpenSingle(directory, name);
   }
-  return NotFound("{}: no weights; looked for model.safetensors and model.safetensors.index.json",
-                  Printable(model_directory));
+  std::string names;
+  for (const std::string_view name : kWeightFiles) names += (names.empty() ? "" : ", ") + std::string(name);
+  return NotFound("{}: no weights; looked for {}", Printable(model_directory), names);
 }
 
 }  // namespace optserve

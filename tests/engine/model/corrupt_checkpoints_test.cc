@@ -27,7 +27,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Formats that can be read so far.
-const std::set<std::string> kGroups = {"safetensors", "index", "config"};
+const std::set<std::string> kGroups = {"safetensors", "index", "config", "bin"};
 
 std::vector<Json> Entries() {
   std::vector<Json> entries;
