@@ -8,9 +8,7 @@ namespace {
 
 using Candidates = std::span<Candidate>;
 
-bool Likelier(const Candidate& a, const Candidate& b) {
-  return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-}
+bool Better(const Candidate& a, const Candidate& b) { return a.key != b.key ? a.key > b.key : a.id < b.id; }
 
 double Total(std::span<const Candidate> candidates) {
   double total = 0.0;
@@ -20,32 +18,40 @@ double Total(std::span<const Candidate> candidates) {
 
 Candidates TopK(Candidates all, int32_t k) {
   if (k <= 0 || static_cast<size_t>(k) >= all.size()) return all;
-  std::nth_element(all.begin(), all.begin() + (k - 1), all.end(), Likelier);
+  std::nth_element(all.begin(), all.begin() + (k - 1), all.end(), Better);
   return all.first(k);
 }
 
-// The shortest prefix, in the order of `before`, whose weights reach `mass`. Sorts in growing pieces, so that a short
-// prefix of a long list costs little more than one pass.
-template <typename Before>
-Candidates PrefixOfMass(Candidates all, double mass, Before before) {
-  double sum = 0.0;
-  size_t sorted = 0;
-  for (size_t piece = 64; sorted < all.size(); piece *= 8) {
-    const size_t end = std::min(all.size(), sorted + piece);
-    if (end < all.size()) std::nth_element(all.begin() + sorted, all.begin() + (end - 1), all.end(), before);
-    std::sort(all.begin() + sorted, all.begin() + end, before);
-    for (; sorted < end; ++sorted) {
-      sum += all[sorted].weight;
-      if (sum >= mass) return all.first(sorted + 1);
+// Moves the first candidates in the order of `before` to the front: as few as are needed for `reached` to hold of the
+// sum of their weights. Returns how many that are: all, if it never holds. Time linear: each round halves the range
+// that the last of them is in.
+template <typename Before, typename Reached>
+size_t SelectPrefix(Candidates all, Before before, Reached reached) {
+  constexpr size_t kSortable = 64;
+  size_t begin = 0, end = all.size();
+  double sum = 0.0;  // of [0, begin), not yet enough
+  while (end - begin > kSortable) {
+    const size_t middle = begin + (end - begin) / 2;
+    std::nth_element(all.begin() + begin, all.begin() + middle, all.begin() + end, before);
+    const double more = Total(all.subspan(begin, middle - begin));
+    if (reached(sum + more)) {
+      end = middle;
+    } else {
+      sum += more;
+      begin = middle;
     }
   }
-  return all;
+  std::sort(all.begin() + begin, all.begin() + end, before);
+  for (; begin < end; ++begin) {
+    sum += all[begin].weight;
+    if (reached(sum)) return begin + 1;
+  }
+  return end;
 }
 
-Candidates TopP(Candidates all, float p) {
-  // Summed before anything moves. The order differs from the prefix's, so that rounding could let the last one or two
-  // of thousands in or out where p is within 1e-16 of 1: no p below 1 is that close.
-  return p >= 1.0f ? all : PrefixOfMass(all, double{p} * Total(all), Likelier);
+// The best candidates whose weights reach `mass`.
+Candidates PrefixOfMass(Candidates all, double mass) {
+  return all.first(SelectPrefix(all, Better, [mass](double sum) { return sum >= mass; }));
 }
 
 Candidates MinP(Candidates all, float min_p) {
@@ -60,41 +66,34 @@ Candidates MinP(Candidates all, float min_p) {
 Candidates TypicalP(Candidates all, float typical_p) {
   if (typical_p >= 1.0f) return all;
   const double total = Total(all);
+  const auto log_total = static_cast<float>(std::log(total));
   double entropy = 0.0;
-  for (const Candidate& candidate : all) {
-    const double p = candidate.weight / total;
-    if (p > 0.0) entropy -= p * std::log(p);
+  for (Candidate& candidate : all) {
+    candidate.key = log_total - std::log(candidate.weight);  // infinite for weight 0, which is then the last to be kept
+    if (candidate.weight > 0.0f) entropy += candidate.weight / total * candidate.key;
   }
-  const auto distance = [&](const Candidate& candidate) {
-    return std::abs(-std::log(candidate.weight / total) - entropy);
-  };
-  return PrefixOfMass(all, double{typical_p} * total, [&](const Candidate& a, const Candidate& b) {
-    const double da = distance(a), db = distance(b);
-    return da != db ? da < db : a.id < b.id;
-  });
+  for (Candidate& candidate : all) candidate.key = -std::abs(candidate.key - static_cast<float>(entropy));
+  return PrefixOfMass(all, double{typical_p} * total);
 }
 
 }  // namespace
 
-int64_t KeepCandidates(Candidates candidates, const SampleRow& row) {
+int64_t KeepCandidates(Candidates candidates, double total, const SampleRow& row) {
   Candidates kept = TopK(candidates, row.top_k);
-  kept = TopP(kept, row.top_p);
+  if (row.top_p < 1.0f) kept = PrefixOfMass(kept, double{row.top_p} * (row.top_k > 0 ? Total(kept) : total));
   kept = MinP(kept, row.min_p);
   kept = TypicalP(kept, row.typical_p);
   return static_cast<int64_t>(kept.size());
 }
 
-int32_t Draw(std::span<const Candidate> candidates, double uniform) {
-  const double target = uniform * Total(candidates);
-  double sum = 0.0;
-  int32_t last = candidates.front().id;
-  for (const Candidate& candidate : candidates) {
-    if (candidate.weight <= 0.0f) continue;  // never drawn, also not where the target is 0
-    sum += candidate.weight;
-    last = candidate.id;
-    if (sum > target) return candidate.id;
-  }
-  return last;
+int32_t Draw(Candidates candidates, double uniform) {
+  // Without those of weight 0, the last of a prefix in id order always has a share in it.
+  const auto possible =
+      std::partition(candidates.begin(), candidates.end(), [](const Candidate& c) { return c.weight > 0.0f; });
+  const Candidates drawable = candidates.first(possible - candidates.begin());
+  const double target = uniform * Total(drawable);
+  const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+  return drawable[SelectPrefix(drawable, by_id, [target](double sum) { return sum > target; }) - 1].id;
 }
 
 }  // namespace optserve

@@ -47,7 +47,8 @@ struct SampleRow {
 // Draws one token per row and reports log probabilities of the *unmodified* distribution log_softmax(logits), in which
 // every vocabulary row takes part. Arrays lie in the backend's memory.
 //
-// Errors    finite[r] = 0 if the row holds a NaN or +Inf, or nothing but -Inf; its other outputs are then unspecified.
+// Errors    finite[r] = 0 if the row holds a NaN or +Inf, or nothing but -Inf that may be chosen; its other outputs are
+//           then unspecified.
 // Numerics  log-sum-exp in a fixed order, shared with Score: same row, same bits. Max abs error 1e-5.
 struct SampleParams {
   TensorView logits;                    // [R, V] f32, not changed

@@ -5,8 +5,9 @@ namespace {
 
 inline constexpr float kMinusInfinity = -__builtin_inff();
 
-// Lanes [0, n) of p, the others -Inf.
-OPTSERVE_SIMD_INLINE F32x16 LoadFirstOrMinusInfinity(const float* p, int64_t n) {
+// Lanes [0, n) of p, the others -Inf; n may be more than kLanes, or none.
+OPTSERVE_SIMD_INLINE F32x16 LoadOrMinusInfinity(const float* p, int64_t n) {
+  if (n >= kLanes) return Load(p);
   float buffer[kLanes];
   for (int64_t i = 0; i < kLanes; ++i) buffer[i] = i < n ? p[i] : kMinusInfinity;
   return Load(buffer);
@@ -14,21 +15,25 @@ OPTSERVE_SIMD_INLINE F32x16 LoadFirstOrMinusInfinity(const float* p, int64_t n) 
 
 }  // namespace
 
-float LargestOf(const float* x, int64_t n) {
-  F32x16 a = Set(kMinusInfinity), b = a, c = a, d = a;
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    a = Max(a, Load(x + i));
-    b = Max(b, Load(x + i + kLanes));
-    c = Max(c, Load(x + i + 2 * kLanes));
-    d = Max(d, Load(x + i + 3 * kLanes));
+static_assert(kRowBlock == 4 * kLanes);
+
+float LargestOfBlocks(const float* x, int64_t n, float* largest) {
+  F32x16 all = Set(kMinusInfinity);
+  for (int64_t i = 0; i < n; i += kRowBlock) {
+    F32x16 block = LoadOrMinusInfinity(x + i, n - i);
+    if (n - i >= kRowBlock) {
+      const F32x16 front = Max(block, Load(x + i + kLanes));
+      block = Max(front, Max(Load(x + i + 2 * kLanes), Load(x + i + 3 * kLanes)));
+    } else {
+      for (int64_t j = i + kLanes; j < n; j += kLanes) block = Max(block, LoadOrMinusInfinity(x + j, n - j));
+    }
+    largest[i / kRowBlock] = ReduceMax(block);
+    all = Max(all, block);
   }
-  for (; i < n; i += kLanes) a = Max(a, LoadFirstOrMinusInfinity(x + i, n - i));
-  return ReduceMax(Max(Max(a, b), Max(c, d)));
+  return ReduceMax(all);
 }
 
-void NormalizeRow(const float* x, int64_t n, RowNormalizer& result) {
-  const float largest = LargestOf(x, n);
+float LogSumExp(const float* x, int64_t n, float largest) {
   const F32x16 m = Set(largest);
   F32x16 a = Zero(), b = Zero();
   int64_t i = 0;
@@ -36,20 +41,35 @@ void NormalizeRow(const float* x, int64_t n, RowNormalizer& result) {
     a = Add(a, Exp(Sub(Load(x + i), m)));
     b = Add(b, Exp(Sub(Load(x + i + kLanes), m)));
   }
-  for (; i < n; i += kLanes) a = Add(a, Exp(Sub(LoadFirstOrMinusInfinity(x + i, n - i), m)));
-  result.largest = largest;
-  result.log_sum = __builtin_logf(ReduceAdd(Add(a, b)));
+  for (; i < n; i += kLanes) a = Add(a, Exp(Sub(LoadOrMinusInfinity(x + i, n - i), m)));
+  return __builtin_logf(ReduceAdd(Add(a, b)));
 }
 
-void ExpOfDifferences(float* out, const float* x, int64_t n, float largest, float scale) {
+void WeighRow(const float* x, int64_t n, float largest, float scale, const RowWeights& out) {
   const F32x16 m = Set(largest), by = Set(scale);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    if (n - i >= kLanes) {
-      Store(out + i, Exp(Mul(Sub(Load(x + i), m), by)));
-    } else {
-      StoreFirst(out + i, n - i, Exp(Mul(Sub(LoadFirst(x + i, n - i), m), by)));
+  for (int64_t block = 0; block * kRowBlock < n; ++block) {
+    F32x16 sum = Zero(), most = Zero();
+    const int64_t end = (block + 1) * kRowBlock < n ? (block + 1) * kRowBlock : n;
+    for (int64_t i = block * kRowBlock; i < end; i += kLanes) {
+      const F32x16 weight = Exp(Mul(Sub(LoadOrMinusInfinity(x + i, n - i), m), by));
+      n - i >= kLanes ? Store(out.weights + i, weight) : StoreFirst(out.weights + i, n - i, weight);
+      sum = Add(sum, weight);
+      most = Max(most, weight);
     }
+    out.sums[block] = ReduceAdd(sum);
+    out.largest[block] = ReduceMax(most);
   }
+}
+
+float SumAbove(const float* weights, int64_t n, float threshold) {
+  const F32x16 t = Set(threshold);
+  F32x16 sum[4] = {Zero(), Zero(), Zero(), Zero()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int u = 0; u < 4; ++u) sum[u] = Add(sum[u], Max(Sub(Load(weights + i + u * kLanes), t), Zero()));
+  }
+  for (; i < n; i += kLanes) sum[0] = Add(sum[0], Max(Sub(LoadOrMinusInfinity(weights + i, n - i), t), Zero()));
+  return ReduceAdd(Add(Add(sum[0], sum[1]), Add(sum[2], sum[3])));
 }
 
 }  // namespace optserve::OPTSERVE_ISA

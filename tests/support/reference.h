@@ -150,6 +150,19 @@ inline std::vector<double> LogSoftmax(const std::vector<float>& logits) {
   return result;
 }
 
+// A row's logits after penalties, bias and suppression, which are f32 with one rounding each step.
+inline std::vector<float> ModifiedLogits(std::vector<float> logits, const SampleParams& p, const SampleRow& row) {
+  for (int32_t i = row.counts_begin; i < row.counts_end; ++i) {
+    float& logit = logits[p.counts[i].id];
+    logit = logit > 0.0f ? logit / row.repetition_penalty : logit * row.repetition_penalty;
+    const int32_t times = p.counts[i].generated;
+    if (times > 0) logit -= row.presence_penalty + row.frequency_penalty * static_cast<float>(times);
+  }
+  for (int32_t i = row.bias_begin; i < row.bias_end; ++i) logits[p.bias[i].id] += p.bias[i].bias;
+  for (int32_t i = row.suppressed_begin; i < row.suppressed_end; ++i) logits[p.suppressed[i]] = -INFINITY;
+  return logits;
+}
+
 // The probability with which Sample draws each id of a row: the whole of SampleRow's comment, step by step, each on a
 // list sorted anew. `logits` are the row's, already with penalties and the like.
 inline std::vector<double> SamplingDistribution(const std::vector<float>& logits, const SampleRow& row) {
