@@ -145,6 +145,22 @@ constexpr ServerOption kOptions[] = {
      [](const Config& c) { return fmt::format("{}", c.engine.kv_cache_bytes); }},
     EngineNumber<&EngineConfig::block_size, 1, 1024>("block-size", "tokens of a block of the KV cache"),
     EngineNumber<&EngineConfig::max_queue, 0, 1 << 24>("max-queue", "requests that may wait"),
+    EngineNumber<&EngineConfig::max_queue_tokens, 1, int64_t{1} << 40>("max-queue-tokens",
+                                                                       "prompt tokens of the requests that wait"),
+    EngineNumber<&EngineConfig::batch_step_tokens, 0, 1 << 20>(
+        "batch-step-tokens", "up to so many tokens, requests of the batch lane join the steps of others"),
+    {"no-prefix-cache", "", "compute prompts that begin alike each time anew", kOfEngine,
+     [](std::string_view text, Config& c) {
+       bool off = false;
+       const absl::Status status = ParseSwitch(text, off);
+       if (status.ok()) c.engine.prefix_cache = !off;
+       return status;
+     },
+     [](const Config& c) { return fmt::format("{}", !c.engine.prefix_cache); }},
+    {"share-prefix-cache", "",
+     "share cached prompts between API keys too, whose owners can then tell by the time what others have asked", false,
+     [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.share_prefix_cache); },
+     [](const Config& c) { return fmt::format("{}", c.engine.share_prefix_cache); }},
     EngineNumber<&EngineConfig::num_threads, 0, 4096>("threads", "CPU threads of all ranks together; 0: all there are"),
 };
 
@@ -193,7 +209,8 @@ constexpr std::pair<std::string_view, std::string_view> kForeignFlags[] = {
     {"--kv-cache-memory-bytes", "--kv-cache-memory"},
     {"--num-gpu-blocks-override", "--kv-cache-memory"},
     {"--max-seq-len", "--max-model-len"},
-    {"--api-server-count", "--threads"},
+    {"--api-key", "--api-key-file"},
+    {"--no-enable-prefix-caching", "--no-prefix-cache"},
     // TGI
     {"--model-id", "MODEL, without a flag"},
     {"--num-shard", "--tensor-parallel-size"},

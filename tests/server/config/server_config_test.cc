@@ -100,7 +100,12 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"kv-cache-memory", "8"},
                             {"block-size", "9"},
                             {"max-queue", "10"},
-                            {"threads", "11"}};
+                            {"max-queue-tokens", "11"},
+                            {"batch-step-tokens", "12"},
+                            {"no-prefix-cache", "true"},
+                            {"share-prefix-cache", "true"},
+                            {"threads", "13"},
+                            {"api-key-file", "keys"}};
   const auto loaded = LoadServerConfig(flags, kNoEnvironment);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(ServerOptions().size(), flags.size());
@@ -119,7 +124,12 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.engine.kv_cache_bytes, 8);
   EXPECT_EQ(loaded->config.engine.block_size, 9);
   EXPECT_EQ(loaded->config.engine.max_queue, 10);
-  EXPECT_EQ(loaded->config.engine.num_threads, 11);
+  EXPECT_EQ(loaded->config.engine.max_queue_tokens, 11);
+  EXPECT_EQ(loaded->config.engine.batch_step_tokens, 12);
+  EXPECT_FALSE(loaded->config.engine.prefix_cache);
+  EXPECT_TRUE(loaded->config.engine.share_prefix_cache);
+  EXPECT_EQ(loaded->config.engine.num_threads, 13);
+  EXPECT_EQ(loaded->config.api_key_file, "keys");
 }
 
 TEST(ServerConfigTest, ABadValueIsNamedAsItWasWritten) {
