@@ -38,7 +38,18 @@ stage_no-server() { build release -B build/no-server -DOPTSERVE_SERVER=OFF && ru
 
 stage_e2e() { OPTSERVE_BINARY=$PWD/build/release/optserve run_pytest "$1" tests/e2e; }
 
-stage_clients() { OPTSERVE_BINARY=$PWD/build/release/optserve run_pytest "$1" tests/clients; }
+# In an environment of their own, because they want other versions; the openai package also as the other tests have it.
+stage_clients() {
+  local clients_venv=$PWD/build/clients-venv
+  [[ -x $clients_venv/bin/pip ]] || /usr/bin/python3 -m venv "$clients_venv" || return
+  "$clients_venv/bin/pip" install --quiet --no-compile --disable-pip-version-check -r tests/clients/requirements.txt || return
+  export OPTSERVE_BINARY=$PWD/build/release/optserve
+  local ok=0
+  run_pytest "$1" tests/clients/openai_test || ok=1
+  "$clients_venv/bin/python" -m pytest -q -p no:cacheprovider --disable-warnings --junitxml="$1/pytest-clients.xml" \
+    tests/clients || ok=1
+  return $ok
+}
 
 stage_asan() {
   build asan && ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 run_ctest asan "$1"
