@@ -17,6 +17,7 @@
 #include "server/commands/generate.h"
 #include "server/commands/keys.h"
 #include "server/commands/model_path.h"
+#include "server/commands/plan.h"
 #include "server/commands/serve.h"
 #include "server/commands/tokenize.h"
 #include "server/server_config.h"
@@ -36,6 +37,7 @@ struct Words {
   bool print_config = false;
   bool decode = false;
   KernelBenchOptions kernel_bench;
+  PlanOptions plan;
 };
 
 // A field of the API as a flag: max_tokens as --max-tokens.
@@ -121,6 +123,18 @@ void AddCommands(CLI::App& app, Words& words) {
       ->check(CLI::Range(1, 1000));
   kernels->add_flag("--json", words.kernel_bench.json, "print one JSON object instead of tables");
 
+  CLI::App* plan = app.add_subcommand("plan", "Foresee memory, latency and throughput of a model on a node");
+  plan->add_option("MODEL", words.plan.model,
+                   "a size such as opt-175b, a directory, or a name in the Hugging Face cache")
+      ->type_name("")
+      ->required();
+  plan->add_option("--node", words.plan.node, "dgx2, dgx1, dgx-a100, a100, h200, a .json file, or cpu: this machine")
+      ->type_name("NODE");
+  plan->add_option("--dtype", words.plan.dtype, "of the weights: float16, float32 or int8")->type_name("TYPE");
+  plan->add_option("--prompt-tokens", words.plan.prompt_tokens, "of a request (default: 512)")->type_name("N");
+  plan->add_option("--output-tokens", words.plan.output_tokens, "of an answer (default: 128)")->type_name("N");
+  plan->add_flag("--json", words.plan.json, "print one JSON object instead of tables");
+
   CLI::App* keys = app.add_subcommand("keys", "Make, list and revoke API keys");
   keys->add_option("ACTION", words.keys.action, "new, list or revoke")->required()->type_name("");
   keys->add_option("ID", words.keys.id, "the key to revoke")->type_name("");
@@ -200,6 +214,7 @@ int RunCommandLine(int argc, char** argv) {
   if (command.get_name() == "keys") return Keys(words.keys);
   if (command.get_name() == "generate") return RunGenerate(words);
   if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
+  if (command.get_name() == "plan") return Plan(words.plan);
   if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);
   return RunCompletion(app, words);
 }

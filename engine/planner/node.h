@@ -11,7 +11,7 @@ namespace optserve {
 
 // A machine, by what its parts can do at best. What an engine gets out of them is an EngineProfile's matter.
 struct NodeSpec {
-  std::string name;
+  std::string name;     // a CPU's begins with "cpu"
   std::string devices;  // "16 x V100-SXM3-32, NVSwitch"
   int32_t num_devices = 1;
   double memory_bytes = 0.0;    // of each device

@@ -76,3 +76,30 @@ def test_a_line_that_is_no_list_of_ids_is_named():
 def test_shells_can_learn_the_commands(shell):
     script = run("completion", shell)
     assert script.returncode == 0 and "tokenize" in script.stdout and "max-model-len" in script.stdout
+
+
+def test_plan_models_a_node_without_weights():
+    ended = run("plan", "opt-175b", "--node", "dgx2", "--json")
+    assert ended.returncode == 0, ended.stderr
+    plan = json.loads(ended.stdout)
+    assert plan["kind"] == "modelled"
+    fitting = [option["tensor_parallel_size"] for option in plan["options"] if option["fits"]]
+    assert 16 in fitting and 8 not in fitting
+    text = run("plan", "opt-175b", "--node", "dgx2").stdout
+    assert "modelled, not measured" in text and "all-reduce" in text
+
+
+def test_plan_measures_this_machine_and_reads_a_model():
+    ended = run("plan", MODEL, "--prompt-tokens", 100, "--output-tokens", 20)
+    assert ended.returncode == 0, ended.stderr
+    assert "measured now" in ended.stdout
+
+
+@pytest.mark.parametrize("args, says", [
+    (["opt-7b"], "opt-6.7b"), (["opt-13b", "--node", "dgx3"], "dgx2"), (["opt-13b", "--node", "/no/such.json"], "/no/such.json"),
+    (["opt-13b", "--node", "dgx2", "--dtype", "int4"], "int8"), (["opt-13b", "--node", "dgx2", "--prompt-tokens", 3000], "2048"),
+])
+def test_what_cannot_be_planned_is_one_line_and_exit_code_2(args, says):
+    ended = run("plan", *args)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
