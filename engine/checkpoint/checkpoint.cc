@@ -1,10 +1,12 @@
 #include "engine/checkpoint/checkpoint.h"
 
 #include <array>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "engine/checkpoint/mapped_checkpoint.h"
+#include "engine/checkpoint/metaseq.h"
 #include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/shard_index.h"
@@ -27,9 +29,8 @@ struct WeightFile {
 };
 
 absl::StatusOr<WeightFile> ReadWeightFile(const MappedFile& file) {
-  if (LooksLikeTorchZip(file) || LooksLikeTorchLegacy(file)) {
-    OPTSERVE_ASSIGN_OR_RETURN(const TorchArchive archive,
-                              LooksLikeTorchZip(file) ? OpenTorchZip(file) : OpenTorchLegacy(file));
+  if (LooksLikeTorchFile(file)) {
+    OPTSERVE_ASSIGN_OR_RETURN(const TorchArchive archive, OpenTorchFile(file));
     OPTSERVE_ASSIGN_OR_RETURN(std::vector<CheckpointTensor> tensors, ReadStateDict(archive));
     return WeightFile{.format = archive.format, .tensors = std::move(tensors)};
   }
@@ -82,9 +83,11 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& mo
     if (!directory.Has(name)) continue;
     return name.ends_with(".index.json") ? OpenSharded(directory, name) : OpenSingle(directory, name);
   }
+  OPTSERVE_ASSIGN_OR_RETURN(const std::optional<MetaseqFiles> metaseq, FindMetaseqFiles(directory.List()));
+  if (metaseq) return OpenMetaseq(directory, *metaseq);
   std::string names;
   for (const std::string_view name : kWeightFiles) names += (names.empty() ? "" : ", ") + std::string(name);
-  return NotFound("{}: no weights; looked for {}", Printable(model_directory), names);
+  return NotFound("{}: no weights; looked for {} and metaseq's *.pt", Printable(model_directory), names);
 }
 
 }  // namespace optserve

@@ -43,6 +43,10 @@ absl::StatusOr<TorchArchive> OpenTorchZip(const MappedFile& file);
 bool LooksLikeTorchLegacy(const MappedFile& file);
 absl::StatusOr<TorchArchive> OpenTorchLegacy(const MappedFile& file);
 
+// Either of them, by the file's content.
+bool LooksLikeTorchFile(const MappedFile& file);
+absl::StatusOr<TorchArchive> OpenTorchFile(const MappedFile& file);
+
 // The tensor that a value of the pickle is: torch._utils._rebuild_tensor_v2 or _v3 of a storage, perhaps wrapped in a
 // parameter. Row-major, with rows perhaps further apart than they are long; F16, BF16 or F32. The message says what is
 // wrong, but not with which tensor.

@@ -164,6 +164,14 @@ absl::StatusOr<TensorView> Rebuild(const TorchArchive& archive, const std::vecto
 
 }  // namespace
 
+bool LooksLikeTorchFile(const MappedFile& file) { return LooksLikeTorchZip(file) || LooksLikeTorchLegacy(file); }
+
+absl::StatusOr<TorchArchive> OpenTorchFile(const MappedFile& file) {
+  if (LooksLikeTorchZip(file)) return OpenTorchZip(file);
+  if (LooksLikeTorchLegacy(file)) return OpenTorchLegacy(file);
+  return InvalidArgument("{}: not a file of torch.save, or cut off", file.name());
+}
+
 absl::StatusOr<TensorView> ReadTorchTensor(const TorchArchive& archive, PickleId id) {
   const Pickle& pickle = archive.pickle;
   for (int wrappers = 0; wrappers < kMaxWrappers; ++wrappers) {

@@ -117,7 +117,7 @@ TEST_P(GoldenModels, MatchesTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, GoldenModels,
-                         testing::Combine(testing::ValuesIn(GoldenModelNames({"safetensors", "bin"})),
+                         testing::Combine(testing::ValuesIn(GoldenModelNames({"safetensors", "bin", "pt"})),
                                           testing::Values(1, 2, 4)),
                          [](const auto& info) {
                            return std::get<0>(info.param) + "_tp" + std::to_string(std::get<1>(info.param));

@@ -66,7 +66,7 @@ TEST_P(OptModelLogits, MatchTransformers) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, OptModelLogits, testing::ValuesIn(GoldenModelNames({"safetensors", "bin"})),
+INSTANTIATE_TEST_SUITE_P(Golden, OptModelLogits, testing::ValuesIn(GoldenModelNames({"safetensors", "bin", "pt"})),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
