@@ -144,6 +144,7 @@ void ToProto(const TokenEvent& from, internal::TokenEvent* to) {
   for (const TokenScore& score : from.prompt_scores) ToProto(score, to->add_prompt_scores());
   to->set_prompt_scores_begin(from.prompt_scores_begin);
   to->set_cached_tokens(from.cached_tokens);
+  to->set_queue_ns(from.queue_ns);
   if (!from.error.ok()) ToProto(from.error, to->mutable_error());
 }
 
@@ -154,6 +155,7 @@ TokenEvent FromProto(const internal::TokenEvent& from) {
       .finish = static_cast<FinishReason>(from.finish()),
       .prompt_scores_begin = from.prompt_scores_begin(),
       .cached_tokens = from.cached_tokens(),
+      .queue_ns = from.queue_ns(),
   };
   if (from.has_token()) to.token = FromProto(from.token());
   to.prompt_scores.reserve(static_cast<size_t>(from.prompt_scores_size()));

@@ -90,6 +90,7 @@ struct TokenEvent {
   std::vector<TokenScore> prompt_scores;  // answer 0 only: of prompt tokens prompt_scores_begin, +1, ...
   int32_t prompt_scores_begin = 0;        // >= 1: the first prompt token has no prediction
   int32_t cached_tokens = 0;              // prompt tokens that the cache had; set with the first token
+  int64_t queue_ns = 0;                   // from Submit to the first step that computes the request; likewise
   absl::Status error;                     // with kError
 };
 

@@ -34,6 +34,7 @@ int32_t MaxReusedTokens(const Sequence& sequence) {
 }  // namespace
 
 const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
+  now_ns_ = now_ns;
   ExpireDeadlines(now_ns);
   PromoteStarvedBatch(now_ns);
   decodes_.clear();
@@ -223,6 +224,7 @@ bool Scheduler::TryStart(Sequence& sequence) {
     request.seniority = next_seniority_++;
     request.lead = sequence.choice;
     request.cached_tokens = std::min(reused, request.prompt_tokens());
+    request.queue_ns = now_ns_ - request.arrival_ns;
     if (options_.prefix_cache) stats_.prefix_cache_queries += request.prompt_tokens();
     stats_.prefix_cache_hits += request.cached_tokens;
   }

@@ -134,7 +134,10 @@ void Scheduler::CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt
   } else if (request.request.max_tokens == 0 && sequence.num_uncached() == 0) {
     event.finish = FinishReason::kLength;
   }
-  if (is_first_token) event.cached_tokens = request.cached_tokens;
+  if (is_first_token) {
+    event.cached_tokens = request.cached_tokens;
+    event.queue_ns = request.queue_ns;
+  }
   if (event.finish != FinishReason::kNone) {
     Finish(sequence, std::move(event));
   } else if (event.token.has_value() || !event.prompt_scores.empty()) {

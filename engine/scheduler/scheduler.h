@@ -181,6 +181,7 @@ class Scheduler {
 
   // The step that is planned or runs.
   PlanBuilder builder_;
+  int64_t now_ns_ = 0;
   std::vector<Sequence*> decodes_;
   std::vector<Sequence*> chunks_;
   std::vector<Sequence*> planned_;  // by slice; nullptr: ended since

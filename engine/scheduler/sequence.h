@@ -80,6 +80,7 @@ struct RequestState {
   uint64_t seniority = 0;  // order of first start; 0: none has started. The youngest is preempted first
   int32_t lead = -1;       // the choice that computes the prompt while its siblings wait for it; -1: nobody must wait
   int32_t cached_tokens = 0;  // of the prompt, that the cache had when the lead started
+  int64_t queue_ns = 0;       // from Add to the plan in which the lead started
   PrefixHash root;            // of the hashes of its blocks
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }

@@ -216,7 +216,10 @@ void CallState::Answer(PromptState& prompt, const TimedEvent& timed, std::vector
   const bool says_something = event.token.has_value() || event.finish != FinishReason::kNone;
   if (!says_something || choice.assembler.finished()) return;
   if (event.token) {
-    if (event.choice == 0 && choice.last_token_ns == 0) usage_.cached_tokens += event.cached_tokens;
+    if (event.choice == 0 && choice.last_token_ns == 0) {
+      usage_.cached_tokens += event.cached_tokens;
+      if (setup_.metrics != nullptr) setup_.metrics->ObserveRequestQueue(Seconds(event.queue_ns));
+    }
     ++usage_.completion_tokens;
     ObserveToken(choice, timed.time_ns);
   }

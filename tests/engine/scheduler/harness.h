@@ -21,6 +21,7 @@ struct Answer {
   FinishReason finish = FinishReason::kNone;
   absl::Status error;
   int32_t cached_tokens = 0;
+  int64_t queue_ns = 0;
 };
 
 // The scheduler and the fake executor, a step at a time, with every invariant checked after every call. Requests are
@@ -114,7 +115,10 @@ class SchedulerHarness {
       EXPECT_EQ(answer.finish, FinishReason::kNone) << "an event after the last one of request " << token.request;
       EXPECT_EQ(event.owner, token.request);
       if (token.token.has_value()) {
-        if (answer.tokens.empty()) answer.cached_tokens = token.cached_tokens;
+        if (answer.tokens.empty()) {
+          answer.cached_tokens = token.cached_tokens;
+          answer.queue_ns = token.queue_ns;
+        }
         answer.tokens.push_back(*token.token);
       }
       if (!token.prompt_scores.empty()) {

@@ -296,6 +296,15 @@ TEST(SchedulerTest, RowThatIsNotFiniteFailsItsSequenceAlone) {
   EXPECT_EQ(harness.scheduler().blocks().num_used(), 0);
 }
 
+TEST(SchedulerTest, TheFirstTokenSaysHowLongItsRequestHasWaited) {
+  SchedulerHarness harness({.max_num_seqs = 1});
+  harness.Add({.id = 1, .prompt = MakePrompt(4, 1), .max_tokens = 2}, /*now_ns=*/5);
+  harness.Add({.id = 2, .prompt = MakePrompt(4, 2), .max_tokens = 2}, /*now_ns=*/6);
+  for (const int64_t now_ns : {10, 20, 30, 40}) harness.Step(now_ns);
+  EXPECT_EQ(harness.answer(1).queue_ns, 5);
+  EXPECT_EQ(harness.answer(2).queue_ns, 24);
+}
+
 TEST(SchedulerTest, EndAllEndsEverything) {
   SchedulerHarness harness({.max_num_seqs = 2});
   for (RequestId id = 1; id <= 3; ++id) {

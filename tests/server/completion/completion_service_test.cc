@@ -515,6 +515,7 @@ TEST(CompletionServiceTest, WhatClientsSeeIsMeasured) {
   const std::string text = metrics.Render({}, true);
   EXPECT_THAT(text, HasSubstr("optserve_time_to_first_token_seconds_count 2\n"));
   EXPECT_THAT(text, HasSubstr("optserve_inter_token_latency_seconds_count 6\n"));
+  EXPECT_THAT(text, HasSubstr("optserve_request_queue_seconds_count 1\n"));
   EXPECT_THAT(text, HasSubstr("optserve_request_duration_seconds_count 2\n"));
   EXPECT_THAT(text, HasSubstr("optserve_requests_total{finish_reason=\"length\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("optserve_requests_total{finish_reason=\"error\"} 1\n"));

@@ -95,6 +95,7 @@ TEST(ProcessFramesTest, AnEventCrossesWhole) {
       .prompt_scores = {{.id = 5, .logprob = -1.0f}, {.id = 6, .logprob = -2.0f, .top = {{7, -3.0f}}}},
       .prompt_scores_begin = 8,
       .cached_tokens = 9,
+      .queue_ns = int64_t{1} << 40,
   };
   const TokenEvent got = RoundTrip<internal::TokenEvent>(sent);
   EXPECT_EQ(got.request, sent.request);
@@ -107,6 +108,7 @@ TEST(ProcessFramesTest, AnEventCrossesWhole) {
   ExpectEqual(got.prompt_scores[1], sent.prompt_scores[1]);
   EXPECT_EQ(got.prompt_scores_begin, sent.prompt_scores_begin);
   EXPECT_EQ(got.cached_tokens, sent.cached_tokens);
+  EXPECT_EQ(got.queue_ns, sent.queue_ns);
   EXPECT_TRUE(got.error.ok());
   EXPECT_FALSE(RoundTrip<internal::TokenEvent>(TokenEvent{}).token.has_value());
 }
