@@ -182,10 +182,14 @@ TEST(ConnectionTest, BodiesOfAllConnectionsTogetherAreBounded) {
   {
     HttpClient first(server.port());
     first.Send(header + std::string(900'000, ' '));
-    std::this_thread::sleep_for(Milliseconds(50));
     HttpClient second(server.port());
     second.Send(header + std::string(900'000, ' '));
-    EXPECT_EQ(second.Receive().status, 429);
+    // Whichever is read last is one too many.
+    EXPECT_TRUE(Eventually([&] {
+      first.ReceiveToEnd(Milliseconds(5));
+      second.ReceiveToEnd(Milliseconds(5));
+      return first.received().starts_with("HTTP/1.1 429 ") != second.received().starts_with("HTTP/1.1 429 ");
+    }));
   }
   // And what was held is given back.
   EXPECT_TRUE(Eventually([&] {
@@ -211,13 +215,9 @@ TEST(ConnectionTest, ASlowHeaderIs408AndASilentClientIsLetGo) {
   TestServer server(WithLimits(limits));
   HttpClient silent(server.port());
   HttpClient slow(server.port());
-  const auto began = std::chrono::steady_clock::now();
   slow.Send("GET /livez HTTP/1.1\r\nHost: a\r\n");
   // A byte now and then does not help.
-  for (int i = 0; i < 50 && slow.Send("X") && std::chrono::steady_clock::now() - began < Milliseconds(400); ++i) {
-    std::this_thread::sleep_for(Milliseconds(20));
-    if (slow.ReceiveToEnd(Milliseconds(5))) break;
-  }
+  for (int i = 0; i < 200 && !slow.ReceiveToEnd(Milliseconds(20)); ++i) slow.Send("X");
   EXPECT_THAT(slow.received(), StartsWith("HTTP/1.1 408 "));
   EXPECT_TRUE(silent.ReceiveToEnd());
   EXPECT_EQ(silent.received(), "");
@@ -245,9 +245,7 @@ TEST(ConnectionTest, AnIdleConnectionIsClosedAndABusyOneIsNot) {
   HttpClient idle(server.port());
   idle.Get("/livez");
   EXPECT_EQ(idle.Receive().status, 200);
-  const auto began = std::chrono::steady_clock::now();
   EXPECT_TRUE(idle.ReceiveToEnd());
-  EXPECT_GE(std::chrono::steady_clock::now() - began, Milliseconds(100));
   while (server.engine().Step()) {
   }
   EXPECT_EQ(busy.Receive().status, 200);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
 #include <string>
 #include <vector>
 
@@ -244,6 +245,60 @@ TEST(RequestParserTest, NothingOfARefusedRequestIsLeftForTheNext) {
       Parse(Header("Content-Length: 4\r\nContent-Length: 50\r\n") + "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
   EXPECT_EQ(parsed.status, 400);
   EXPECT_TRUE(parsed.requests.empty());
+}
+
+// Whatever comes, and however it is cut: the same requests, the same refusal, nothing beyond the limits.
+TEST(RequestParserTest, AnyBytesMeanTheSameInPiecesOfAnySize) {
+  const std::vector<std::string> seeds = {
+      Header("Content-Length: 5\r\nConnection: close\r\n") + "hello",
+      Chunked("5\r\nhello\r\n6;a=b\r\n world\r\n0\r\nT: x\r\n\r\n"),
+      "GET http://a:80/b?c HTTP/1.1\r\nHost: [::1]:80\r\nExpect: 100-continue\r\n\r\n",
+      "GET / HTTP/1.0\r\n\r\nPOST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+  };
+  using std::string_literals::operator""s;
+  const std::string alphabet = "\r\n \t:;,/0159aAfF-+\0\x7f\xffGETHostchunked"s;
+  HttpLimits limits;
+  limits.header_bytes = 300;
+  limits.target_bytes = 40;
+  limits.body_bytes = 64;
+  std::mt19937 random(1);
+  const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };
+  int num_accepted = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    std::string bytes = seeds[below(seeds.size())];
+    for (size_t edits = below(4); edits > 0; --edits) {
+      const size_t at = below(bytes.size());
+      switch (below(4)) {
+        case 0:
+          bytes[at] = alphabet[below(alphabet.size())];
+          break;
+        case 1:
+          bytes.insert(at, 1, alphabet[below(alphabet.size())]);
+          break;
+        case 2:
+          bytes.erase(at, 1 + below(3));
+          break;
+        default:
+          bytes.insert(at, bytes.substr(below(bytes.size()), below(30)));
+      }
+      if (bytes.empty()) bytes = "G";
+    }
+    const Parsed whole = Parse(bytes, bytes.size(), limits);
+    for (const size_t step : {size_t{1}, 2 + below(9)}) {
+      const Parsed pieces = Parse(bytes, step, limits);
+      ASSERT_EQ(pieces.status, whole.status) << testing::PrintToString(bytes);
+      ASSERT_EQ(pieces.requests.size(), whole.requests.size()) << testing::PrintToString(bytes);
+      for (size_t i = 0; i < whole.requests.size(); ++i) {
+        ASSERT_EQ(pieces.requests[i].path, whole.requests[i].path);
+        ASSERT_EQ(pieces.requests[i].fields, whole.requests[i].fields);
+        ASSERT_EQ(pieces.requests[i].body, whole.requests[i].body);
+        ASSERT_LE(pieces.requests[i].body.size(), limits.body_bytes);
+      }
+    }
+    num_accepted += !whole.requests.empty();
+  }
+  EXPECT_GT(num_accepted, 5'000);
+  EXPECT_LT(num_accepted, 19'000);
 }
 
 TEST(RequestParserTest, HttpsOnTheHttpPortIsToldSo) {
