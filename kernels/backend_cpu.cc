@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <cstring>
 #include <string>
 
@@ -35,10 +36,12 @@ class CpuBackend final : public Backend {
 
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override {
     if (bytes == 0) bytes = 1;
-    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // Not MAP_NORESERVE: what the machine can never give is refused here instead of killing the process later.
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) {
       return absl::ResourceExhaustedError("the system refuses " + std::to_string(bytes) +
-                                          " bytes of memory: " + std::strerror(errno));
+                                          " bytes of memory (this machine has " +
+                                          std::to_string(ctx_.info.memory_bytes) + "): " + std::strerror(errno));
     }
     madvise(data, bytes, MADV_HUGEPAGE);  // advice only: fewer TLB misses where the system grants it
     return std::make_unique<CpuBuffer>(data, bytes);
