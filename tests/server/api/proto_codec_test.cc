@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <google/protobuf/descriptor.h>
+#include <google/protobuf/stubs/logging.h>
 #include <google/protobuf/text_format.h>
 #include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <random>
 #include <string>
 
 #include "engine/util/error_details.h"
@@ -193,6 +195,50 @@ TEST(ProtoCodecTest, UnknownFieldsAreRefusedWhereverTheyAre) {
   for (const v1::CompletionRequest& message : {top, deep, options}) {
     EXPECT_TRUE(DecodeCompletionRequest(message, true, {.limits = {}, .ignore_unknown_fields = true}).ok());
   }
+}
+
+// Bytes that are nearly a request: whatever still parses is refused, naming a field, or is within every bound.
+TEST(ProtoCodecTest, MangledMessagesAreRefusedOrValid) {
+  const std::string good =
+      Parse<v1::CompletionRequest>(
+          "model: 'm' prompt { text: 'abc' } prompt { token_ids { ids: [2, 40, 7] } } max_tokens: 7 "
+          "temperature: 0.7 top_k: 5 logit_bias { key: 9 value: -100 } seed: -3 n: 2 stop: 'x' "
+          "stop_token_ids: [4, 5] echo: true prompt_logprobs: 0 metadata { key: 'k' value: 'v' } "
+          "timeout: 2.5 stream_options { include_usage: true }")
+          .SerializeAsString();
+  google::protobuf::SetLogHandler(nullptr);  // it has much to say about text that is not UTF-8
+  std::mt19937 random(1);
+  int num_valid = 0;
+  int num_refused = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::string bytes = good;
+    for (uint32_t change = 0; change <= random() % 4; ++change) {
+      const size_t at = random() % bytes.size();
+      switch (random() % 3) {
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes.insert(at, 1, static_cast<char>(random()));
+          break;
+        default:
+          bytes.erase(at, 1);
+      }
+    }
+    v1::CompletionRequest message;
+    if (!message.ParseFromString(bytes)) continue;
+    absl::StatusOr<CompletionRequest> request = DecodeCompletionRequest(message, /*stream=*/round % 2 == 0);
+    if (request.ok()) {
+      ++num_valid;
+      ASSERT_TRUE(ValidateCompletionRequest({}, *request).ok());
+    } else {
+      ++num_refused;
+      ASSERT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument);
+      ASSERT_NE(Param(request.status()).value_or(""), "") << request.status();
+    }
+  }
+  EXPECT_GT(num_valid, 100);
+  EXPECT_GT(num_refused, 1000);
 }
 
 TEST(ProtoCodecTest, DecodesTokenizeAndDetokenize) {
