@@ -8,6 +8,7 @@
 #include "engine/executor/kv_pool_size.h"
 #include "engine/executor/rank_worker.h"
 #include "engine/model/kv_cache.h"
+#include "engine/model/load_config.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_weights.h"
 #include "engine/util/status.h"
@@ -23,13 +24,13 @@ class LocalExecutor final : public Executor {
   explicit LocalExecutor(EngineConfig config) : config_(std::move(config)) {}
 
   absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
-    OPTSERVE_ASSIGN_OR_RETURN(model_config_, LoadOptConfig(config_.model_path));
+    OPTSERVE_ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint(config_.model_path));
+    OPTSERVE_ASSIGN_OR_RETURN(model_config_, LoadModelConfig(config_.model_path, *checkpoint_));
     OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model_config_, config_.tensor_parallel_size));
     if (config_.max_model_len > model_config_.max_positions) {
       return InvalidArgument("max_model_len is {}, but the model has {} positions", config_.max_model_len,
                              model_config_.max_positions);
     }
-    OPTSERVE_ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint(config_.model_path));
     OPTSERVE_ASSIGN_OR_RETURN(OptTensors tensors, OptTensors::Match(model_config_, *checkpoint_));
     if (progress) progress(0, tensors.num_bytes());
     OPTSERVE_RETURN_IF_ERROR(MakeRanks(tensors));

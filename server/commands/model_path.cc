@@ -30,10 +30,12 @@ absl::StatusOr<fs::path> CheckModelDirectory(const fs::path& directory) {
   if (!fs::is_directory(directory, error)) {
     return FailedPrecondition("{} is not a directory; give the directory that holds config.json", directory.string());
   }
-  if (!fs::exists(directory / "config.json", error)) {
-    return FailedPrecondition("{} has no readable config.json, so it is not a model directory", directory.string());
+  if (fs::exists(directory / "config.json", error)) return directory;
+  // metaseq's downloads come without one; their shapes say which OPT they are.
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    if (entry.path().extension() == ".pt") return directory;
   }
-  return directory;
+  return FailedPrecondition("{} has no readable config.json, so it is not a model directory", directory.string());
 }
 
 }  // namespace

@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/model/opt_sizes.h"
 #include "engine/planner/deployment.h"
-#include "engine/planner/opt_sizes.h"
 #include "engine/tools/plan_inputs.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"

@@ -23,7 +23,7 @@ MAY_INCLUDE = [
                            r"engine/planner/cost_model\.h",
                            r"engine/(config|request|engine_client)\.h", r"kernels/"]),
     (r"engine/process_(main|frames)\.", [r"engine/", r"kernels/", r"(proto/)?optserve/internal/"]),
-    (r"engine/planner/", [r"engine/(planner|util)/", r"engine/model/opt_config\.h", r"engine/config\.h"]),
+    (r"engine/planner/", [r"engine/(planner|util)/", r"engine/model/(opt_config|opt_sizes)\.h", r"engine/config\.h"]),
     (r"engine/tools/", [r"engine/", r"kernels/"]),
     (r"engine/", [r"engine/", r"kernels/backend\.h"]),
     (r"server/text/", [r"server/text/", r"engine/util/"]),
@@ -31,7 +31,7 @@ MAY_INCLUDE = [
                       r"(proto/)?optserve/v1/"]),
     # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
     (r"server/completion/", [r"server/(api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
-    (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main)\.h",
+    (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|model/opt_sizes)\.h",
                                       r"engine/(planner|util|tools)/"]),
     # The other end of the process border.
     (r"server/replicas/", [r"server/replicas/", r"engine/(engine_client|request|config|process_frames)\.h",

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/planner/opt_sizes.h"
+#include "engine/model/opt_sizes.h"
 
 // The model must say what others have measured, within 20 %, by its constants alone.
 

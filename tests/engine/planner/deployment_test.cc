@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "engine/planner/opt_sizes.h"
+#include "engine/model/opt_sizes.h"
 #include "nlohmann/json.hpp"
 
 namespace optserve {

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <random>
 
-#include "engine/planner/opt_sizes.h"
+#include "engine/model/opt_sizes.h"
 
 // What the scheduling policy does for people, on a virtual clock: OPT-13B on one A100, as vLLM of 2023 was measured.
 

@@ -96,6 +96,11 @@ TEST_F(ResolveModelTest, ABrokenRevisionCannotLeadOutOfTheCache) {
   }
 }
 
+TEST_F(ResolveModelTest, MetaseqsDownloadsNeedNoConfig) {
+  Write("model/reshard-model_part-0.pt", "");
+  EXPECT_EQ(*ResolveModel((root_ / "model").string(), root_), root_ / "model");
+}
+
 TEST_F(ResolveModelTest, AModelIsCalledByItsDirectoryOrName) {
   Write("model/config.json", "{}");
   for (const char* spelling : {"model", "model/", "model/.", "model/../model"}) {

@@ -1,4 +1,4 @@
-#include "engine/planner/opt_sizes.h"
+#include "engine/model/opt_sizes.h"
 
 #include <array>
 #include <cctype>

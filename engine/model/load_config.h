@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/model/opt_config.h"
+
+namespace optserve {
+
+// The configuration of a model whose weights are open: config.json if it is there; else, for metaseq's downloads, which
+// come without one, the published OPT of the tensors' shapes. The number of heads is in no tensor, so another shape
+// cannot be told: InvalidArgument says what to do.
+absl::StatusOr<OptConfig> LoadModelConfig(const std::string& model_directory, const Checkpoint& checkpoint);
+
+// The published OPT that has the tensors' shapes.
+absl::StatusOr<OptConfig> InferOptConfig(const Checkpoint& checkpoint);
+
+}  // namespace optserve
