@@ -1,7 +1,7 @@
 # The two helpers that every CMakeLists.txt in the tree uses, and the flags that all targets share.
 
 add_library(optserve_flags INTERFACE)
-target_include_directories(optserve_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_include_directories(optserve_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(optserve_flags INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
 if(OPTSERVE_SANITIZE)
   target_compile_options(optserve_flags INTERFACE -fsanitize=${OPTSERVE_SANITIZE} -fno-omit-frame-pointer
@@ -21,14 +21,23 @@ function(optserve_library NAME)
   target_link_libraries(${NAME} PUBLIC optserve_flags ${ARG_DEPS})
 endfunction()
 
-# optserve_test(NAME SRCS a_test.cc DEPS libs LABELS unit): one GoogleTest binary, one ctest entry.
+# optserve_test(NAME SRCS a_test.cc DEPS libs LABELS unit): one GoogleTest binary, one ctest entry; the target
+# optserve_tests builds them all.
+#
+# Tests labelled grpc do not exist under ThreadSanitizer: Debian's gRPC and protobuf are not instrumented, so their locks
+# are invisible to it and correct code looks racy.
+add_custom_target(optserve_tests)
 function(optserve_test NAME)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
+  if("grpc" IN_LIST ARG_LABELS AND OPTSERVE_SANITIZE MATCHES "thread")
+    return()
+  endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
   add_executable(${NAME} ${ARG_SRCS})
   target_link_libraries(${NAME} PRIVATE optserve_flags ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  add_dependencies(optserve_tests ${NAME})
   add_test(NAME ${NAME} COMMAND ${NAME} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()

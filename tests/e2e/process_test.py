@@ -91,7 +91,7 @@ def test_the_demo_model_is_ready_in_seconds(record_property):
     with Server() as server:
         record_property("start_seconds", round(server.start_seconds, 3))
         print(f"from start to the ready line: {server.start_seconds:.3f} s")
-        assert server.start_seconds < 10  # a hang, not a speed: tests/bench/speed.py measures that
+        assert server.start_seconds < 10  # a hang, not a speed: tests/bench/startup.py measures that
 
 
 @pytest.fixture
