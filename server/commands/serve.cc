@@ -189,6 +189,7 @@ class Server {
         return access_->Authorize(authorization, address);
       };
     }
+    options.log = &log_;
     OPTSERVE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
     return absl::OkStatus();
   }

@@ -25,11 +25,11 @@ void CompletionAnswer::Begin(const CompletionCall& call) {
   head_.system_fingerprint = call.system_fingerprint();
 }
 
-HttpResponse CompletionAnswer::Whole(std::vector<CompletionEvent>& events) const {
-  const Usage usage = events.empty() ? Usage{} : events.back().usage;
+HttpResponse CompletionAnswer::Whole(std::vector<CompletionEvent>& events) {
+  if (!events.empty()) usage_ = events.back().usage;
   std::sort(events.begin(), events.end(),
             [](const CompletionEvent& a, const CompletionEvent& b) { return a.index < b.index; });
-  return {.body = EncodeCompletion(head_, format_, events, usage)};
+  return {.body = EncodeCompletion(head_, format_, events, usage_)};
 }
 
 bool CompletionAnswer::IsLong(std::span<const CompletionEvent> events) {

@@ -27,7 +27,7 @@ class CompletionAnswer {
   void Begin(const CompletionCall& call);
 
   // All of a request that was not streamed: one event per choice, in any order.
-  HttpResponse Whole(std::vector<CompletionEvent>& events) const;
+  HttpResponse Whole(std::vector<CompletionEvent>& events);
 
   // Whether Whole() takes milliseconds rather than microseconds.
   static bool IsLong(std::span<const CompletionEvent> events);
@@ -35,6 +35,9 @@ class CompletionAnswer {
   void AppendEvents(std::span<const CompletionEvent> events, std::string& out);
   void AppendEnd(std::string& out) const;
   void AppendError(const absl::Status& error, std::string& out) const;
+
+  const CompletionHead& head() const { return head_; }
+  const Usage& usage() const { return usage_; }  // so far
 
  private:
   void AppendFramed(std::string_view sse, std::string& out) const;

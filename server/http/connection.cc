@@ -26,6 +26,7 @@ constexpr size_t kInputAheadBytes = 16 * 1024;  // read of later requests while 
 constexpr size_t kUncheckedBodyBytes =
     64 * 1024;  // a refused body up to here is read, so that the connection can go on
 constexpr std::chrono::milliseconds kLingerTime{1000};
+constexpr int kClientHasLeft = 499;  // in the log; nginx's number for it
 constexpr size_t kLingerBytes = 4 * 1024 * 1024;
 
 bool IsJson(std::string_view content_type) {
@@ -260,13 +261,21 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   const bool stream = decoded->stream;
   if (stream && minor_version_ == 0) keep_alive_ = false;  // the end of the stream is the end of the connection
   CompletionAnswer answer(*decoded, service->options().served_model_name, /*chunked=*/minor_version_ == 1);
+  const Clock::time_point begin = Clock::now();
   wakeup_.Clear(kEvents);
   const NoticeScope notice(*this);
   const std::shared_ptr<CompletionCall> call =
       service->Start(*std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); });
   answer.Begin(*call);
-  if (stream) co_return co_await AnswerStreamed(*call, answer);
-  co_return co_await AnswerWhole(*call, answer);
+  status_ = kClientHasLeft;  // until there is an answer
+  bool go_on = false;
+  if (stream) {
+    go_on = co_await AnswerStreamed(*call, answer);
+  } else {
+    go_on = co_await AnswerWhole(*call, answer);
+  }
+  LogCompletion(answer, begin);
+  co_return go_on;
 }
 
 Task<bool> Connection::AnswerWhole(CompletionCall& call, CompletionAnswer& answer) {
@@ -322,12 +331,16 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
         if (batch.events.empty() && !batch.error.ok()) co_return co_await Send(ErrorResponse(batch.error));
         if (batch.events.empty() && !batch.done) continue;
         has_begun = true;
+        status_ = 200;
         out_ += SerializeStreamHeader(Framing());
       }
       answer.AppendEvents(batch.events, out_);
       done = batch.done;
       if (done && batch.error.ok()) answer.AppendEnd(out_);
       if (!batch.error.ok()) {
+        const HttpResponse error = ErrorResponse(batch.error);
+        status_ = error.status;
+        LogFailure(error.failure);
         answer.AppendError(batch.error, out_);
         keep_alive_ = false;
       }
@@ -344,6 +357,8 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
 
 Task<bool> Connection::Send(const HttpResponse& response) {
   ClearDeadline();
+  status_ = response.status;
+  LogFailure(response.failure);
   out_ += SerializeResponse(response, Framing(), !is_head_);
   return Flush();
 }
@@ -362,6 +377,24 @@ Task<bool> Connection::Flush() {
     if ((reason & kDeadline) || stopped_) broken_ = true;
   }
   co_return !broken_ && keep_alive_;
+}
+
+void Connection::LogFailure(std::string_view what) const {
+  if (what.empty() || server_.options.log == nullptr) return;
+  server_.options.log->Error("request_failed", {{"request_id", request_id_}, {"why", what}});
+}
+
+void Connection::LogCompletion(const CompletionAnswer& answer, Clock::time_point begin) const {
+  if (server_.options.log == nullptr) return;
+  const Usage& usage = answer.usage();
+  server_.options.log->Info("completion", {{"request_id", request_id_},
+                                           {"id", answer.head().id},
+                                           {"key", api_key_id_},
+                                           {"status", broken_ ? kClientHasLeft : status_},
+                                           {"seconds", std::chrono::duration<double>(Clock::now() - begin).count()},
+                                           {"prompt_tokens", usage.prompt_tokens},
+                                           {"cached_tokens", usage.cached_tokens},
+                                           {"completion_tokens", usage.completion_tokens}});
 }
 
 Task<void> Connection::Close() {

@@ -71,6 +71,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   template <typename Function>
   Task<std::invoke_result_t<Function>> OnWorker(Function f);
 
+  void LogFailure(std::string_view what) const;
+  void LogCompletion(const CompletionAnswer& answer, Clock::time_point begin) const;
+
   void WatchInput();
   void ReadInput();
   void WatchOutput();
@@ -110,6 +113,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<HttpResponse> refusal_;  // known since its header
   std::string api_key_id_;               // empty: anonymous
   std::string request_id_;
+  int status_ = 0;  // of its answer
   int minor_version_ = 1;
   bool keep_alive_ = true;
   bool is_head_ = false;

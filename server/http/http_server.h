@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/util/log.h"
 #include "server/api/json_request.h"
 #include "server/completion/completion_service.h"
 #include "server/http/http_limits.h"
@@ -40,6 +41,10 @@ class HttpServer {
     // the answer. None: everybody is anonymous. Probes, /metrics and /version are open to all unless told otherwise.
     std::function<absl::StatusOr<std::string>(std::string_view authorization, std::string_view address)> authorize;
     bool probes_need_key = false;
+
+    // Gets a line for each completion (who, what came of it, how long and how much; no text) and one for each failure
+    // of ours, with what clients are not told. None: nothing is logged. Outlives the server.
+    const Log* log = nullptr;
   };
 
   // Binds, listens and serves. Errors are a line for the user that names host and port: InvalidArgument (no such host),

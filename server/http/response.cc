@@ -75,6 +75,7 @@ HttpResponse ErrorResponse(const absl::Status& error) {
     response.fields.emplace_back("Retry-After", fmt::format("{}", *http.retry_after_seconds));
   }
   if (http.should_retry) response.fields.emplace_back("x-should-retry", *http.should_retry ? "true" : "false");
+  if (http.status == 500) response.failure = error.ToString();
   if (http.status == 401) response.fields.emplace_back("WWW-Authenticate", "Bearer");
   return response;
 }

@@ -15,6 +15,7 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> fields;  // others: Allow, Retry-After, ...
+  std::string failure = {};                                 // of ours, for the log: what the body does not say
 };
 
 // "Not Found" for 404.

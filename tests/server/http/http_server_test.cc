@@ -15,8 +15,10 @@
 namespace optserve {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 Tokenizer DemoTokenizer() {
@@ -183,6 +185,41 @@ TEST(HttpServerTest, ErrorsOfTheRequestAreAnsweredAsTheyAre) {
   EXPECT_EQ(broken.status, 500);
   EXPECT_EQ(broken.fields.at("x-should-retry"), "true");
   EXPECT_EQ(broken.body.find("secret"), std::string::npos);
+}
+
+TEST(HttpServerTest, TheLogSaysWhoGotWhatAndWhatWentWrongButNoText) {
+  std::FILE* file = std::tmpfile();
+  const Log log(LogFormat::kText, file);
+  TestServer::Setup setup;
+  setup.tokenizer = DemoTokenizer();
+  setup.http.log = &log;
+  setup.engine.pace = FakeEngineClient::Pace::kByHand;
+  TestServer server(std::move(setup));
+  HttpClient client(server.port());
+  client.Post("/v1/completions", R"({"prompt":"A secret prompt","max_tokens":3})", "X-Request-Id: first\r\n");
+  ASSERT_TRUE(Eventually([&] { return server.engine().num_live() == 1; }));
+  while (server.engine().Step()) {
+  }
+  EXPECT_EQ(client.Receive().status, 200);
+  server.engine().RefuseWith(absl::InternalError("the detail"));
+  client.Post("/v1/completions", R"({"prompt":"A secret prompt"})", "X-Request-Id: second\r\n");
+  EXPECT_EQ(client.Receive().status, 500);
+  server.engine().RefuseWith(absl::OkStatus());
+  client.Post("/v1/completions", R"({"prompt":"A secret prompt","stream":true})", "X-Request-Id: third\r\n");
+  ASSERT_TRUE(Eventually([&] { return server.engine().num_live() == 1; }));
+  client.Reset();
+  EXPECT_TRUE(server.http().WaitUntilIdle(std::chrono::seconds(5)));
+
+  std::rewind(file);
+  std::string text;
+  for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) text += static_cast<char>(c);
+  std::fclose(file);
+  EXPECT_THAT(text, ContainsRegex(" info completion request_id=first id=cmpl-[0-9a-f]+ key=\"?\"? status=200 "
+                                  "seconds=[0-9.e-]+ prompt_tokens=[0-9]+ cached_tokens=0 completion_tokens=3\n"));
+  EXPECT_THAT(text, ContainsRegex(" error request_failed request_id=second why=.*the detail"));
+  EXPECT_THAT(text, ContainsRegex(" completion request_id=second .* status=500 "));
+  EXPECT_THAT(text, ContainsRegex(" completion request_id=third .* status=499 "));
+  EXPECT_THAT(text, Not(HasSubstr("secret")));
 }
 
 TEST(HttpServerTest, RequestIdIsEchoedIfSaneElseMade) {
