@@ -71,24 +71,33 @@ std::vector<std::string> ModelDirectory::List() const {
   return names;
 }
 
+std::optional<std::string> ModelDirectory::BlobName(std::string_view name) const {
+  std::array<char, 512> target;
+  if (!IsBareFileName(name)) return std::nullopt;
+  const ssize_t length = readlinkat(fd_, std::string(name).c_str(), target.data(), target.size());
+  if (length < 0) return std::nullopt;
+  std::string_view link(target.data(), static_cast<size_t>(length));
+  if (!link.starts_with(kBlobs)) return std::nullopt;
+  link.remove_prefix(kBlobs.size());
+  if (!IsBareFileName(link)) return std::nullopt;
+  return std::string(link);
+}
+
 absl::StatusOr<int> ModelDirectory::OpenFile(const std::string& name, size_t* size) const {
   if (!IsBareFileName(name))
     return InvalidArgument("'{}' is not the name of a file in the model's folder", Printable(name));
   constexpr int kFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
   int fd = openat(fd_, name.c_str(), kFlags);
   if (fd < 0 && errno == ELOOP) {
-    std::array<char, 512> target;
-    const ssize_t length = readlinkat(fd_, name.c_str(), target.data(), target.size());
-    if (length < 0) return SystemError(name, errno);
-    const std::string_view link(target.data(), static_cast<size_t>(length));
-    if (!link.starts_with(kBlobs) || !IsBareFileName(link.substr(kBlobs.size()))) {
+    const std::optional<std::string> blob = BlobName(name);
+    if (!blob) {
       return InvalidArgument(
-          "{}: a symbolic link to '{}'; only the links of the Hugging Face cache, to ../../blobs, are followed: copy "
-          "the "
-          "file itself into the model's folder",
-          name, Printable(link));
+          "{}: a symbolic link; only those of the Hugging Face cache, to ../../blobs, are followed: copy the file "
+          "itself "
+          "into the model's folder",
+          name);
     }
-    fd = openat(fd_, std::string(link).c_str(), kFlags);
+    fd = openat(fd_, (std::string(kBlobs) + *blob).c_str(), kFlags);
     if (fd < 0 && errno == ELOOP) return InvalidArgument("{}: a symbolic link to a symbolic link", name);
   }
   if (fd < 0) return SystemError(name, errno);

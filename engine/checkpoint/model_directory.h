@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -47,6 +48,9 @@ class ModelDirectory {
   bool Has(std::string_view name) const;
   // Names of all entries, sorted.
   std::vector<std::string> List() const;
+
+  // The name of the blob that a file is a link of the Hugging Face cache to; nullopt if it is no such link.
+  std::optional<std::string> BlobName(std::string_view name) const;
 
   // NotFound if there is no such file; InvalidArgument if it is not one that we open. Messages start with the name.
   absl::StatusOr<std::unique_ptr<MappedFile>> Map(std::string_view name) const;

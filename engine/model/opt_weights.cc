@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <set>
 #include <string>
@@ -33,23 +34,15 @@ std::string ShapeText(const TensorView& view) {
   return text + "]";
 }
 
-// Gathers complaints, so that a user sees all of them at once; the first few in full.
-class Complaints {
- public:
-  void Add(std::string complaint) {
-    if (++count_ <= kShown) text_ += (count_ == 1 ? "" : "; ") + std::move(complaint);
-  }
-  absl::Status status() const {
-    if (count_ == 0) return absl::OkStatus();
-    if (count_ <= kShown) return absl::InvalidArgumentError(text_);
-    return InvalidArgument("{}; and {} more", text_, count_ - kShown);
-  }
-
- private:
-  static constexpr int kShown = 5;
-  int count_ = 0;
-  std::string text_;
-};
+// The first few complaints in full, and how many more there are.
+absl::Status Summary(const std::vector<std::string>& complaints) {
+  constexpr size_t kShown = 5;
+  std::string text;
+  for (size_t i = 0; i < std::min(kShown, complaints.size()); ++i) text += (i == 0 ? "" : "; ") + complaints[i];
+  if (complaints.empty()) return absl::OkStatus();
+  if (complaints.size() <= kShown) return absl::InvalidArgumentError(text);
+  return InvalidArgument("{}; and {} more", text, complaints.size() - kShown);
+}
 
 // Goes through the table and the checkpoint side by side.
 class Matcher {
@@ -60,17 +53,18 @@ class Matcher {
     has_affine_ = AnyStored(Presence::kWithAffine);
   }
 
+  // Calls found(layer, role, tensor) for every tensor that fits, and returns what does not.
   template <typename Found>
-  absl::Status Run(const Found& found) {
+  std::vector<std::string> Run(const Found& found) {
     for (const TensorSpec& spec : ModelTensors()) Visit(-1, spec, found);
     for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
       for (const TensorSpec& spec : LayerTensors()) Visit(layer, spec, found);
     }
     for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
       if (known_.contains(tensor.name) || IsIgnored(tensor.name)) continue;
-      complaints_.Add(fmt::format("{}: tensor {} is none of this model's", tensor.file, Printable(tensor.name)));
+      complaints_.push_back(fmt::format("{}: tensor {} is none of this model's", tensor.file, Printable(tensor.name)));
     }
-    return complaints_.status();
+    return std::move(complaints_);
   }
 
  private:
@@ -117,7 +111,7 @@ class Matcher {
     const CheckpointTensor* tensor = checkpoint_.Find(name);
     if (!IsExpected(layer, spec)) return;
     if (tensor == nullptr) {
-      complaints_.Add(fmt::format("{}: tensor {} is missing", checkpoint_.source(), name));
+      complaints_.push_back(fmt::format("{}: tensor {} is missing", checkpoint_.source(), name));
       return;
     }
     known_.insert(tensor->name);
@@ -125,9 +119,9 @@ class Matcher {
     const int32_t rank = spec.columns == Dim::kNone ? 1 : 2;
     const TensorView& view = tensor->view;
     if (view.rank != rank || view.dims[0] != rows || (rank == 2 && view.dims[1] != columns)) {
-      complaints_.Add(fmt::format("{}: tensor {} has shape {}, config.json needs {}", tensor->file, name,
-                                  ShapeText(view),
-                                  rank == 1 ? fmt::format("[{}]", rows) : fmt::format("[{}, {}]", rows, columns)));
+      complaints_.push_back(
+          fmt::format("{}: tensor {} has shape {}, config.json needs {}", tensor->file, name, ShapeText(view),
+                      rank == 1 ? fmt::format("[{}]", rows) : fmt::format("[{}, {}]", rows, columns)));
       return;
     }
     found(layer, spec.role, *tensor);
@@ -148,7 +142,7 @@ class Matcher {
   bool has_bias_ = false;
   bool has_affine_ = false;
   std::set<std::string_view> known_;
-  Complaints complaints_;
+  std::vector<std::string> complaints_;
 };
 
 // Loads one rank's shards, tensor by tensor; the first error stays.
@@ -203,12 +197,16 @@ class ShardLoader {
 absl::StatusOr<OptTensors> OptTensors::Match(const OptConfig& config, const Checkpoint& checkpoint) {
   OptTensors result;
   OPTSERVE_RETURN_IF_ERROR(
-      Matcher(config, checkpoint).Run([&](int32_t layer, TensorRole role, const CheckpointTensor& tensor) {
+      Summary(Matcher(config, checkpoint).Run([&](int32_t layer, TensorRole role, const CheckpointTensor& tensor) {
         result.tensors_.emplace(std::pair(layer, role), &tensor);
         result.num_parameters_ += tensor.view.num_elements();
         result.num_bytes_ += static_cast<int64_t>(tensor.view.num_bytes());
-      }));
+      })));
   return result;
+}
+
+std::vector<std::string> FindMismatches(const OptConfig& config, const Checkpoint& checkpoint) {
+  return Matcher(config, checkpoint).Run([](int32_t, TensorRole, const CheckpointTensor&) {});
 }
 
 const CheckpointTensor* OptTensors::Find(int32_t layer, TensorRole role) const {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,9 @@ class OptTensors {
   int64_t num_parameters_ = 0;
   int64_t num_bytes_ = 0;
 };
+
+// All that Match would complain about, a line each; empty if nothing.
+std::vector<std::string> FindMismatches(const OptConfig& config, const Checkpoint& checkpoint);
 
 // Makes a rank's shard of every tensor usable by its backend. The checkpoint must outlive the backend.
 absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,

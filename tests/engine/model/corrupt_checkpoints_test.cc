@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/checkpoint/check_finite.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/scan_tensor.h"
 #include "engine/executor/executor.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_weights.h"
