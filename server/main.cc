@@ -12,6 +12,7 @@
 #include "engine/process_main.h"
 #include "engine/tools/bench_kernels.h"
 #include "engine/util/status.h"
+#include "server/commands/checkpoints.h"
 #include "server/commands/completion_script.h"
 #include "server/commands/failure.h"
 #include "server/commands/generate.h"
@@ -38,6 +39,8 @@ struct Words {
   bool decode = false;
   KernelBenchOptions kernel_bench;
   PlanOptions plan;
+  InspectOptions inspect;
+  VerifyCommandOptions verify;
 };
 
 // A field of the API as a flag: max_tokens as --max-tokens.
@@ -135,6 +138,15 @@ void AddCommands(CLI::App& app, Words& words) {
   plan->add_option("--output-tokens", words.plan.output_tokens, "of an answer (default: 128)")->type_name("N");
   plan->add_flag("--json", words.plan.json, "print one JSON object instead of tables");
 
+  CLI::App* inspect = app.add_subcommand("inspect", "Show what is in a checkpoint");
+  AddModel(*inspect, words, /*required=*/true);
+  inspect->add_flag("--json", words.inspect.json, "print one JSON object instead of tables");
+
+  CLI::App* verify = app.add_subcommand("verify", "Check that a model is whole: structure, numbers, checksums");
+  AddModel(*verify, words, /*required=*/true);
+  verify->add_option("--checksums", words.verify.checksums, "a list of MD5 or SHA-256 and file names")
+      ->type_name("FILE");
+
   CLI::App* keys = app.add_subcommand("keys", "Make, list and revoke API keys");
   keys->add_option("ACTION", words.keys.action, "new, list or revoke")->required()->type_name("");
   keys->add_option("ID", words.keys.id, "the key to revoke")->type_name("");
@@ -215,6 +227,8 @@ int RunCommandLine(int argc, char** argv) {
   if (command.get_name() == "generate") return RunGenerate(words);
   if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
   if (command.get_name() == "plan") return Plan(words.plan);
+  if (command.get_name() == "inspect") return Inspect({.model = words.model, .json = words.inspect.json});
+  if (command.get_name() == "verify") return Verify({.model = words.model, .checksums = words.verify.checksums});
   if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);
   return RunCompletion(app, words);
 }

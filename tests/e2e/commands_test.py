@@ -1,6 +1,7 @@
 """The subcommands that end by themselves."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -103,3 +104,23 @@ def test_what_cannot_be_planned_is_one_line_and_exit_code_2(args, says):
     ended = run("plan", *args)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
+
+
+def test_inspect_shows_what_is_in_a_checkpoint():
+    shown = run("inspect", MODEL)
+    assert shown.returncode == 0, shown.stderr
+    assert "safetensors" in shown.stdout and "decoder.layers.0.fc1.weight" in shown.stdout
+    report = json.loads(run("inspect", MODEL, "--json").stdout)
+    assert report["tensor_parallel"][0]["size"] == 1 and report["num_parameters"] > 1_000_000
+
+
+def test_verify_finds_a_whole_model_whole_and_a_damaged_one_not(tmp_path):
+    whole = run("verify", MODEL)
+    assert whole.returncode == 0 and "is whole" in whole.stdout and not whole.stderr
+    for file in pathlib.Path(MODEL).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-2:] = b"\x00\x7e"  # a NaN
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    damaged = run("verify", tmp_path)
+    assert damaged.returncode == 2 and "NaN" in damaged.stderr and not damaged.stdout
