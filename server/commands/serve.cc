@@ -1,6 +1,7 @@
 #include "server/commands/serve.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -296,9 +297,18 @@ class Server {
   std::unique_ptr<GrpcServer> grpc_;
 };
 
+// As many descriptors as this process may have: each connection is one, and shells give out 1024.
+void RaiseDescriptorLimit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // without it fewer connections are served
+}
+
 }  // namespace
 
 int Serve(const ServerConfig& config) {
+  RaiseDescriptorLimit();
   signal(SIGPIPE, SIG_IGN);  // a reader of our output that goes away is no reason to end
   return Server(config).Run();
 }

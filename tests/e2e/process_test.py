@@ -1,6 +1,8 @@
 """Starting, stopping, breaking: what the process does, seen from outside."""
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -28,6 +30,21 @@ def test_probes_and_models_answer(server):
         assert requests.get(server.url + path, timeout=10).status_code == 200
     models = requests.get(server.url + "/v1/models", timeout=10).json()
     assert [model["id"] for model in models["data"]] == [server.model]
+
+
+def test_it_takes_more_connections_than_a_shell_gives_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        server = Server()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with server, contextlib.ExitStack() as stack:
+        port = int(server.url.rsplit(":", 1)[1])
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(200)]
+        assert requests.get(server.url + "/livez", timeout=10).status_code == 200
+        idle[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idle[-1].recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_tokenize_and_detokenize_are_inverse(server):
