@@ -22,20 +22,24 @@ namespace {
 // Tiles as large as the accumulators that the registers hold: 32 of 512 bits, 16 of 256, 16 of 128.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8;
+constexpr int64_t kGroupBytes = 512 << 10;  // half of the L2 cache
 #elif defined(__AVX2__)
 constexpr int kTileRows = 2;
+constexpr int64_t kGroupBytes = 128 << 10;  // older processors have less
 #else
 constexpr int kTileRows = 1;
+constexpr int64_t kGroupBytes = 128 << 10;
 #endif
 
 // Few rows leave registers for more columns, so that as many FMAs are independent of each other.
 constexpr int TileColumns(int rows) { return kTileRows < 8 ? (rows == 1 ? 4 : 3) : rows == 1 ? 8 : rows <= 4 ? 6 : 3; }
 
-constexpr int64_t kRowBlockFloats = 8192;   // rows of x times block of K: 32 KiB, which stay in the L1 cache
-constexpr int64_t kGroupBytes = 256 << 10;  // a quarter of the L2 cache
-constexpr int64_t kGroupColumns = 480;      // at most
-constexpr int64_t kFirstLines = 128;        // of 64 bytes, prefetched before the first tile
-constexpr int64_t kGroupUnit = 24;          // a group is a multiple of every tile's columns
+constexpr int64_t kRowBlockFloats = 6144;  // rows of x times block of K: half of the L1 cache, more or less
+constexpr int64_t kGroupColumns = 480;     // at most
+constexpr int64_t kFirstLines = 128;       // of 64 bytes, prefetched before the first tile
+constexpr int64_t kGroupUnit = 24;         // a group is a multiple of every tile's columns
+
+constexpr int64_t RoundUp(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // What one call needs of the scratch memory.
 struct Scratch {
@@ -216,12 +220,15 @@ template <bool kPrefetch, int R, typename T>
 void RowBlock(const LinearJob& job, int64_t row, const Group& group, Scratch* scratch) {
   constexpr int C = TileColumns(R);
   constexpr int kTilesAhead = C > 4 ? 1 : 2;  // about 12 KiB
-  constexpr int64_t kDepthBlock = kRowBlockFloats / R / kLanes * kLanes;
+  constexpr int64_t kDepthBlock = kRowBlockFloats / R;
+  const int64_t num_depth_blocks = (job.depth + kDepthBlock * 2 / 3 - 1) / kDepthBlock;  // at most a third over
+  const int64_t depth_block =
+      num_depth_blocks <= 1 ? job.depth : RoundUp((job.depth + num_depth_blocks - 1) / num_depth_blocks, 2 * kLanes);
   const float* x = job.x + row * job.x_stride;
   const int64_t stride = job.weight_stride;
   const T* weight = static_cast<const T*>(job.weight) + group.begin * stride;
-  for (int64_t k = 0; k < job.depth; k += kDepthBlock) {
-    const int64_t depth = job.depth - k < kDepthBlock ? job.depth - k : kDepthBlock;
+  for (int64_t k = 0; k < job.depth; k += depth_block) {
+    const int64_t depth = job.depth - k < depth_block ? job.depth - k : depth_block;
     const auto run_tile = [&]<int kColumns>(int64_t column) __attribute__((always_inline)) {
       Tile<R, kColumns> tile;
       F32x16* partial = scratch->partial + column * R;
