@@ -44,21 +44,26 @@ inline constexpr int kKeysAtOnce = 4, kValuesAtOnce = 4;
 inline constexpr int kKeysAtOnce = 2, kValuesAtOnce = 2;
 #endif
 
-// A chunk's keys and values. Behind the last position stand more of its rows, so that loops may run on to whole steps.
+// Where a chunk's keys lie in k_cache, and its values in v_cache. Behind the last position stands its row again, so
+// that loops may run on to whole steps.
 struct Rows {
-  const float* k[kChunk];
-  const float* v[kChunk];
+  int64_t at[kChunk];
 };
 
 OPTSERVE_SIMD_INLINE void FindRows(const AttentionJob& job, int64_t head, int64_t first, int64_t n, Rows& rows) {
   int64_t block = first / job.block_size, slot = first % job.block_size;
+  const auto start_of_block = [&] {
+    return (job.block_table[block] * job.num_heads + head) * job.block_size * job.head_size;
+  };
+  int64_t at = start_of_block() + slot * job.head_size;
   for (int64_t j = 0; j < kChunk; ++j) {
-    const int64_t at = ((job.block_table[block] * job.num_heads + head) * job.block_size + slot) * job.head_size;
-    rows.k[j] = job.k_cache + at;
-    rows.v[j] = job.v_cache + at;
-    if (j + 1 < n && ++slot == job.block_size) {
+    rows.at[j] = at;
+    if (j + 1 >= n) continue;
+    at += job.head_size;
+    if (++slot == job.block_size) {
       slot = 0;
       ++block;
+      at = start_of_block();
     }
   }
 }
@@ -71,7 +76,7 @@ OPTSERVE_SIMD_INLINE void StoreUpTo(float* p, int64_t n, F32x16 a) { n >= kLanes
 // The scores of kGroups * kLanes positions. Keys lie one position a row; the chain over d wants one d a row. The
 // groups' chains run side by side. Asks memory for the next chunk's keys meanwhile.
 template <int kGroups>
-OPTSERVE_SIMD_INLINE void ScoresOfKeys(const float* const* k, const float* const* next_k, const float* q,
+OPTSERVE_SIMD_INLINE void ScoresOfKeys(const float* k, const Rows& rows, const Rows& next, const float* q,
                                        int64_t head_size, float* scores) {
   F32x16 sum[kGroups];
   for (int g = 0; g < kGroups; ++g) sum[g] = Zero();
@@ -82,8 +87,8 @@ OPTSERVE_SIMD_INLINE void ScoresOfKeys(const float* const* k, const float* const
     for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        keys[i] = Load(k[g * kLanes + i] + d);
-        __builtin_prefetch(next_k[g * kLanes + i] + d);
+        keys[i] = Load(k + rows.at[g * kLanes + i] + d);
+        __builtin_prefetch(k + next.at[g * kLanes + i] + d);
       }
       Transpose(keys);
 #pragma GCC unroll 16
@@ -92,7 +97,7 @@ OPTSERVE_SIMD_INLINE void ScoresOfKeys(const float* const* k, const float* const
   }
   if (d < head_size) {
     for (int g = 0; g < kGroups; ++g) {
-      for (int i = 0; i < kLanes; ++i) keys[i] = LoadFirst(k[g * kLanes + i] + d, head_size - d);
+      for (int i = 0; i < kLanes; ++i) keys[i] = LoadFirst(k + rows.at[g * kLanes + i] + d, head_size - d);
       Transpose(keys);
       for (int64_t i = 0; i < head_size - d; ++i) sum[g] = Fma(Set(q[d + i]), keys[i], sum[g]);
     }
@@ -103,18 +108,18 @@ OPTSERVE_SIMD_INLINE void ScoresOfKeys(const float* const* k, const float* const
 // kVectors vectors of the head at once, so that enough independent sums are under way. Asks memory for the next chunk's
 // values meanwhile.
 template <int kVectors>
-OPTSERVE_SIMD_INLINE void AddValues(const float* const* v, const float* const* next_v, int64_t d, int64_t n,
-                                    const float* p, float decay, float* acc) {
+OPTSERVE_SIMD_INLINE void AddValues(const float* v, const Rows& rows, const Rows& next, int64_t n, const float* p,
+                                    float decay, float* acc) {
   F32x16 sum[kVectors];
-  for (int u = 0; u < kVectors; ++u) sum[u] = Mul(Load(acc + d + u * kLanes), Set(decay));
+  for (int u = 0; u < kVectors; ++u) sum[u] = Mul(Load(acc + u * kLanes), Set(decay));
   for (int64_t j = 0; j < n; ++j) {
     const F32x16 weight = Set(p[j]);
     for (int u = 0; u < kVectors; ++u) {
-      sum[u] = Fma(weight, Load(v[j] + d + u * kLanes), sum[u]);
-      __builtin_prefetch(next_v[j] + d + u * kLanes);
+      sum[u] = Fma(weight, Load(v + rows.at[j] + u * kLanes), sum[u]);
+      __builtin_prefetch(v + next.at[j] + u * kLanes);
     }
   }
-  for (int u = 0; u < kVectors; ++u) Store(acc + d + u * kLanes, sum[u]);
+  for (int u = 0; u < kVectors; ++u) Store(acc + u * kLanes, sum[u]);
 }
 
 // kD: the head size, or 0 where it is not known at compile time.
@@ -123,9 +128,10 @@ void AttendQuery(const AttentionJob& job, int64_t query, float* scratch) {
   const int64_t head_size = kD != 0 ? kD : job.head_size;
   float* q = scratch;                   // [D], scaled
   float* acc = q + head_size + kLanes;  // [D]
-  for (int64_t d = 0; d < head_size; ++d) {
-    q[d] = job.q[query * job.q_stride + d] * job.scale;
-    acc[d] = 0.0f;
+  for (int64_t d = 0; d < head_size; d += kLanes) {
+    const F32x16 row = LoadUpTo(job.q + query * job.q_stride + d, head_size - d);
+    StoreUpTo(q + d, head_size - d, Mul(row, Set(job.scale)));
+    StoreUpTo(acc + d, head_size - d, Zero());
   }
   float largest = kMinusInfinity, total = 0.0f;
 
@@ -133,10 +139,12 @@ void AttendQuery(const AttentionJob& job, int64_t query, float* scratch) {
   const auto find_rows = [&](int64_t head, int64_t first, Rows& rows) {
     FindRows(job, head, first, num_positions - first < kChunk ? num_positions - first : kChunk, rows);
   };
-  Rows rows, next_rows;
-  find_rows(job.head, 0, rows);
+  Rows both[2];
+  find_rows(job.head, 0, both[0]);
   for (int64_t first = 0; first < num_positions; first += kChunk) {
     const int64_t n = num_positions - first < kChunk ? num_positions - first : kChunk;
+    const Rows& rows = both[first / kChunk % 2];
+    Rows& next_rows = both[1 - first / kChunk % 2];
     if (first + kChunk < num_positions) {
       find_rows(job.head, first + kChunk, next_rows);
     } else {
@@ -144,9 +152,9 @@ void AttendQuery(const AttentionJob& job, int64_t query, float* scratch) {
     }
     alignas(64) float p[kChunk];
     if (n > kLanes) {
-      ScoresOfKeys<2>(rows.k, next_rows.k, q, head_size, p);
+      ScoresOfKeys<2>(job.k_cache, rows, next_rows, q, head_size, p);
     } else {
-      ScoresOfKeys<1>(rows.k, next_rows.k, q, head_size, p);
+      ScoresOfKeys<1>(job.k_cache, rows, next_rows, q, head_size, p);
     }
     for (int64_t j = n; j < kChunk; ++j) p[j] = kMinusInfinity;
 
@@ -162,17 +170,17 @@ void AttendQuery(const AttentionJob& job, int64_t query, float* scratch) {
     largest = next;
 
     constexpr int kVectors = kD != 0 ? kD / kLanes : 4;
+    const float* v = job.v_cache;
     int64_t d = 0;
     for (; d + kVectors * kLanes <= head_size; d += kVectors * kLanes) {
-      AddValues<kVectors>(rows.v, next_rows.v, d, n, p, decay[0], acc);
+      AddValues<kVectors>(v + d, rows, next_rows, n, p, decay[0], acc + d);
     }
-    for (; d + kLanes <= head_size; d += kLanes) AddValues<1>(rows.v, next_rows.v, d, n, p, decay[0], acc);
+    for (; d + kLanes <= head_size; d += kLanes) AddValues<1>(v + d, rows, next_rows, n, p, decay[0], acc + d);
     for (; d < head_size; ++d) {
       F32x16 sum = Mul(Set(acc[d]), Set(decay[0]));
-      for (int64_t j = 0; j < n; ++j) sum = Fma(Set(p[j]), Set(rows.v[j][d]), sum);
+      for (int64_t j = 0; j < n; ++j) sum = Fma(Set(p[j]), Set(v[rows.at[j] + d]), sum);
       StoreFirst(acc + d, 1, sum);
     }
-    rows = next_rows;
   }
 
   float* out = job.out + query * job.out_stride;
@@ -187,7 +195,8 @@ void AttendQuery(const AttentionJob& job, int64_t query, float* scratch) {
 
 // scores[j][query] for kRows positions.
 template <int kV, int kRows>
-OPTSERVE_SIMD_INLINE void ScoresOfQueries(const float* const* k, const float* q, int64_t head_size, float* scores) {
+OPTSERVE_SIMD_INLINE void ScoresOfQueries(const float* k, const int64_t* at, const float* q, int64_t head_size,
+                                          float* scores) {
   F32x16 sum[kRows][kV];
   for (int j = 0; j < kRows; ++j) {
     for (int u = 0; u < kV; ++u) sum[j][u] = Zero();
@@ -196,7 +205,7 @@ OPTSERVE_SIMD_INLINE void ScoresOfQueries(const float* const* k, const float* q,
     F32x16 queries[kV];
     for (int u = 0; u < kV; ++u) queries[u] = Load(q + (d * kV + u) * kLanes);
     for (int j = 0; j < kRows; ++j) {
-      const F32x16 key = Set(k[j][d]);
+      const F32x16 key = Set(k[at[j] + d]);
       for (int u = 0; u < kV; ++u) sum[j][u] = Fma(queries[u], key, sum[j][u]);
     }
   }
@@ -207,8 +216,8 @@ OPTSERVE_SIMD_INLINE void ScoresOfQueries(const float* const* k, const float* q,
 
 // acc[d .. d + kCount)[query], where `scaled` says that decay is not 1 for all.
 template <int kV, int kCount>
-OPTSERVE_SIMD_INLINE void AddValuesToQueries(const float* const* v, int64_t d, int64_t n, const float* p, bool scaled,
-                                             const F32x16* decay, float* acc) {
+OPTSERVE_SIMD_INLINE void AddValuesToQueries(const float* v, const int64_t* at, int64_t d, int64_t n, const float* p,
+                                             bool scaled, const F32x16* decay, float* acc) {
   F32x16 sum[kCount][kV];
   for (int i = 0; i < kCount; ++i) {
     for (int u = 0; u < kV; ++u) sum[i][u] = Load(acc + ((d + i) * kV + u) * kLanes);
@@ -221,7 +230,7 @@ OPTSERVE_SIMD_INLINE void AddValuesToQueries(const float* const* v, int64_t d, i
   for (int64_t j = 0; j < n; ++j) {
     F32x16 weights[kV];
     for (int u = 0; u < kV; ++u) weights[u] = Load(p + (j * kV + u) * kLanes);
-    const float* value = v[j] + d;
+    const float* value = v + at[j] + d;
     for (int i = 0; i < kCount; ++i) {
       const F32x16 one = Set(value[i]);
       for (int u = 0; u < kV; ++u) sum[i][u] = Fma(weights[u], one, sum[i][u]);
@@ -291,7 +300,7 @@ void AttendQueries(const AttentionJob& job, float* scratch) {
     FindRows(job, job.head, first, n, rows);
     alignas(64) float p[kChunk * kQueries];
     for (int64_t j = 0; j < n; j += kKeys) {
-      ScoresOfQueries<kV, kKeys>(rows.k + j, q, head_size, p + j * kQueries);
+      ScoresOfQueries<kV, kKeys>(job.k_cache, rows.at + j, q, head_size, p + j * kQueries);
     }
     for (int64_t i = n * kQueries; i < kChunk * kQueries; ++i) p[i] = kMinusInfinity;
     for (int64_t j = job.first_position + 1 > first ? job.first_position + 1 - first : 0; j < n; ++j) {
@@ -305,10 +314,10 @@ void AttendQueries(const AttentionJob& job, float* scratch) {
 
     int64_t d = 0;
     for (; d + kValues <= head_size; d += kValues) {
-      AddValuesToQueries<kV, kValues>(rows.v, d, n, p, scaled, decay, acc);
+      AddValuesToQueries<kV, kValues>(job.v_cache, rows.at, d, n, p, scaled, decay, acc);
     }
     if constexpr (kD == 0) {  // the other head sizes have no rest
-      for (; d < head_size; ++d) AddValuesToQueries<kV, 1>(rows.v, d, n, p, scaled, decay, acc);
+      for (; d < head_size; ++d) AddValuesToQueries<kV, 1>(job.v_cache, rows.at, d, n, p, scaled, decay, acc);
     }
   }
 
