@@ -24,8 +24,9 @@ class LocalExecutor final : public Executor {
   explicit LocalExecutor(EngineConfig config) : config_(std::move(config)) {}
 
   absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
-    OPTSERVE_ASSIGN_OR_RETURN(checkpoint_, OpenCheckpoint(config_.model_path));
-    OPTSERVE_ASSIGN_OR_RETURN(model_config_, LoadModelConfig(config_.model_path, *checkpoint_));
+    OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(config_.model_path));
+    checkpoint_ = std::move(model.checkpoint);
+    model_config_ = std::move(model.config);
     OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model_config_, config_.tensor_parallel_size));
     if (config_.max_model_len > model_config_.max_positions) {
       return InvalidArgument("max_model_len is {}, but the model has {} positions", config_.max_model_len,

@@ -4,6 +4,7 @@
 
 #include "engine/model/opt_sizes.h"
 #include "engine/util/status.h"
+#include "engine/util/status_macros.h"
 
 namespace optserve {
 namespace {
@@ -60,6 +61,15 @@ absl::StatusOr<OptConfig> LoadModelConfig(const std::string& model_directory, co
   absl::StatusOr<OptConfig> config = LoadOptConfig(model_directory);
   if (absl::IsNotFound(config.status()) && checkpoint.format() == "metaseq") return InferOptConfig(checkpoint);
   return config;
+}
+
+absl::StatusOr<OpenedModel> OpenModel(const std::string& model_directory) {
+  const absl::Status config_file = LoadOptConfig(model_directory).status();
+  if (!config_file.ok() && !absl::IsNotFound(config_file)) return config_file;
+  OpenedModel model;
+  OPTSERVE_ASSIGN_OR_RETURN(model.checkpoint, OpenCheckpoint(model_directory));
+  OPTSERVE_ASSIGN_OR_RETURN(model.config, LoadModelConfig(model_directory, *model.checkpoint));
+  return model;
 }
 
 }  // namespace optserve

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -12,6 +13,15 @@ namespace optserve {
 // come without one, the published OPT of the tensors' shapes. The number of heads is in no tensor, so another shape
 // cannot be told: InvalidArgument says what to do.
 absl::StatusOr<OptConfig> LoadModelConfig(const std::string& model_directory, const Checkpoint& checkpoint);
+
+struct OpenedModel {
+  std::unique_ptr<Checkpoint> checkpoint;
+  OptConfig config;
+};
+
+// Weights and configuration of a model directory. What is wrong with config.json is said before anything about weights:
+// it is what a user has written himself.
+absl::StatusOr<OpenedModel> OpenModel(const std::string& model_directory);
 
 // The published OPT that has the tensors' shapes.
 absl::StatusOr<OptConfig> InferOptConfig(const Checkpoint& checkpoint);

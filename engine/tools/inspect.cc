@@ -59,9 +59,10 @@ std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[
 }  // namespace
 
 absl::StatusOr<ModelReport> InspectModel(const std::string& model_directory) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(model_directory));
+  OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(model_directory));
+  const std::unique_ptr<Checkpoint> checkpoint = std::move(model.checkpoint);
   ModelReport report;
-  OPTSERVE_ASSIGN_OR_RETURN(report.config, LoadModelConfig(model_directory, *checkpoint));
+  report.config = std::move(model.config);
   OPTSERVE_ASSIGN_OR_RETURN(const OptTensors tensors, OptTensors::Match(report.config, *checkpoint));
   report.format = checkpoint->format();
   report.source = checkpoint->source();

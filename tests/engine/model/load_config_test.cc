@@ -64,5 +64,12 @@ TEST(LoadModelConfigTest, OnlyMetaseqsDownloadsComeWithoutOne) {
       absl::IsNotFound(LoadModelConfig(folder.path().string(), *ShapesOf(OptConfig(), "safetensors")).status()));
 }
 
+TEST(OpenModelTest, SpeaksOfABrokenConfigBeforeItMissesWeights) {
+  const TempDir folder;
+  EXPECT_THAT(std::string(OpenModel(folder.path().string()).status().message()), testing::HasSubstr("no weights"));
+  folder.Write("config.json", "{");
+  EXPECT_THAT(std::string(OpenModel(folder.path().string()).status().message()), testing::HasSubstr("config.json"));
+}
+
 }  // namespace
 }  // namespace optserve
