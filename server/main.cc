@@ -41,6 +41,7 @@ struct Words {
   PlanOptions plan;
   InspectOptions inspect;
   VerifyCommandOptions verify;
+  ConvertCommandOptions convert;
 };
 
 // A field of the API as a flag: max_tokens as --max-tokens.
@@ -147,6 +148,16 @@ void AddCommands(CLI::App& app, Words& words) {
   verify->add_option("--checksums", words.verify.checksums, "a list of MD5 or SHA-256 and file names")
       ->type_name("FILE");
 
+  CLI::App* convert = app.add_subcommand("convert", "Write a model of any format as Hugging Face's safetensors");
+  convert->add_option("SOURCE", words.convert.source, "a model's directory, or its name in the Hugging Face cache")
+      ->required()
+      ->type_name("");
+  convert->add_option("TARGET", words.convert.target, "the directory to write")->required()->type_name("");
+  convert->add_option("--dtype", words.convert.dtype, "float16, bfloat16 or float32 (default: as stored)")
+      ->type_name("TYPE");
+  convert->add_option("--max-shard-size", words.convert.max_shard_size, "of one file (default: 5GB)")
+      ->type_name("SIZE");
+
   CLI::App* keys = app.add_subcommand("keys", "Make, list and revoke API keys");
   keys->add_option("ACTION", words.keys.action, "new, list or revoke")->required()->type_name("");
   keys->add_option("ID", words.keys.id, "the key to revoke")->type_name("");
@@ -228,6 +239,7 @@ int RunCommandLine(int argc, char** argv) {
   if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
   if (command.get_name() == "plan") return Plan(words.plan);
   if (command.get_name() == "inspect") return Inspect({.model = words.model, .json = words.inspect.json});
+  if (command.get_name() == "convert") return Convert(words.convert);
   if (command.get_name() == "verify") return Verify({.model = words.model, .checksums = words.verify.checksums});
   if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);
   return RunCompletion(app, words);

@@ -27,8 +27,19 @@ std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const Tenso
   return std::nullopt;
 }
 
-void GatherRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out) {
+void CopyRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out) {
   const auto element = static_cast<int64_t>(SizeOf(tensor.view.dtype));
+  if (const std::optional<TensorView> view = FindRegion(tensor, region)) {
+    const auto row_bytes = static_cast<size_t>(region.columns * element);
+    if (view->is_contiguous()) {
+      std::memcpy(out, view->data, view->num_bytes());
+    } else {
+      for (int64_t row = 0; row < region.rows; ++row) {
+        std::memcpy(out + static_cast<size_t>(row) * row_bytes, view->Rows(row, 1).data, row_bytes);
+      }
+    }
+    return;
+  }
   for (const TensorTile& tile : tensor.tiles) {
     const int64_t row_begin = std::max(region.row, tile.row);
     const int64_t row_end = std::min(region.row + region.rows, tile.row + tile.view.dims[0]);

@@ -22,7 +22,7 @@ struct TensorRegion {
 // The region as a view of the mapped bytes, if it lies in one place.
 std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region);
 
-// Copies a region that lies in several places to `out`, row by row without gaps.
-void GatherRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out);
+// Copies a region, wherever it lies, to `out`, row by row without gaps.
+void CopyRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out);
 
 }  // namespace optserve

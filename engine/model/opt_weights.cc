@@ -171,7 +171,7 @@ class ShardLoader {
     const DType dtype = tensor.view.dtype;
     const auto bytes = static_cast<size_t>(region.num_elements()) * SizeOf(dtype);
     std::byte* data = weights_.gathered.emplace_back(std::make_unique_for_overwrite<std::byte[]>(bytes)).get();
-    GatherRegion(tensor, region, data);
+    CopyRegion(tensor, region, data);
     return tensor.view.rank == 1 ? MakeView(data, dtype, region.rows)
                                  : MakeView(data, dtype, region.rows, region.columns);
   }

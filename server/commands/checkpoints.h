@@ -22,4 +22,14 @@ struct VerifyCommandOptions {
 // `optserve verify`: prints every problem that a model has, one a line, on standard error; exit code 2 if there is one.
 int Verify(const VerifyCommandOptions& options);
 
+struct ConvertCommandOptions {
+  std::string source;  // a model
+  std::string target;  // a directory
+  std::string max_shard_size = "5GB";
+  std::string dtype = "auto";  // auto: as stored
+};
+
+// `optserve convert`: writes a model of any format as Hugging Face keeps it. Run again after being killed, it goes on.
+int Convert(const ConvertCommandOptions& options);
+
 }  // namespace optserve

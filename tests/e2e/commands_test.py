@@ -124,3 +124,20 @@ def test_verify_finds_a_whole_model_whole_and_a_damaged_one_not(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(weights)
     damaged = run("verify", tmp_path)
     assert damaged.returncode == 2 and "NaN" in damaged.stderr and not damaged.stdout
+
+
+def test_convert_writes_a_model_that_answers_the_same(tmp_path):
+    written = run("convert", MODEL, tmp_path / "new", "--max-shard-size", "4MiB", "--dtype", "float32")
+    assert written.returncode == 0, written.stderr
+    assert len(list((tmp_path / "new").glob("model-*.safetensors"))) > 1
+    answer = run("generate", tmp_path / "new", "--prompt", CASE["prompt"], "--temperature", 0,
+                 "--max-tokens", CASE["max_tokens"])
+    assert answer.stdout.removesuffix("\n") == CASE["text"]
+    again = run("convert", MODEL, tmp_path / "new", "--max-shard-size", "4MiB", "--dtype", "float32")
+    assert "0 files new" in again.stdout
+
+
+@pytest.mark.parametrize("args", [["--dtype", "int3"], ["--max-shard-size", "0"], ["--max-shard-size", "many"]])
+def test_convert_refuses_bad_flags(args, tmp_path):
+    ended = run("convert", MODEL, tmp_path / "new", *args)
+    assert ended.returncode == 2 and args[0] in ended.stderr and not (tmp_path / "new").exists()

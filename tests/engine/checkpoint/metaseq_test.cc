@@ -26,14 +26,7 @@ std::vector<float> Values(const CheckpointTensor& tensor) {
   const TensorRegion all{.rows = tensor.view.dims[0], .columns = tensor.view.rank == 1 ? 1 : tensor.view.dims[1]};
   const size_t element = SizeOf(tensor.view.dtype);
   std::vector<std::byte> bytes(static_cast<size_t>(all.num_elements()) * element);
-  if (!tensor.tiles.empty()) {
-    GatherRegion(tensor, all, bytes.data());
-  } else {
-    for (int64_t row = 0; row < all.rows; ++row) {
-      const size_t row_bytes = static_cast<size_t>(all.columns) * element;
-      std::memcpy(bytes.data() + static_cast<size_t>(row) * row_bytes, tensor.view.Rows(row, 1).data, row_bytes);
-    }
-  }
+  CopyRegion(tensor, all, bytes.data());
   std::vector<float> values;
   for (size_t at = 0; at < bytes.size(); at += element) {
     if (element == sizeof(float)) {

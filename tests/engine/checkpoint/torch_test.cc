@@ -35,6 +35,13 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenTensor(const std::string& tensor
 }
 std::string ErrorOfTensor(const std::string& tensor) { return std::string(OpenTensor(tensor).status().message()); }
 
+// Mapped tensors are only as aligned as the file stores them.
+float FloatAt(const TensorView& view, int64_t row, int64_t column) {
+  float value;
+  std::memcpy(&value, view.Rows(row, 1).as<std::byte>() + column * static_cast<int64_t>(sizeof(float)), sizeof(value));
+  return value;
+}
+
 const std::string kStorage = pickle::Storage("FloatStorage", "0", 8);
 
 TEST(TorchZipTest, GivesViewsOfTheMappedBytes) {
@@ -42,7 +49,7 @@ TEST(TorchZipTest, GivesViewsOfTheMappedBytes) {
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const TensorView w = (*checkpoint)->Find("w")->view;
   EXPECT_EQ(w.dtype, DType::kF32);
-  EXPECT_EQ(w.Rows(1, 1).as<float>()[0], 5.0f);
+  EXPECT_EQ(FloatAt(w, 1, 0), 5.0f);
   EXPECT_EQ((*checkpoint)->format(), "torch zip");
 }
 
@@ -51,7 +58,7 @@ TEST(TorchZipTest, RowsMayLieApart) {
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const TensorView w = (*checkpoint)->Find("w")->view;
   EXPECT_EQ(w.row_stride, 4);
-  EXPECT_EQ(w.Rows(1, 1).as<float>()[1], 6.0f);
+  EXPECT_EQ(FloatAt(w, 1, 1), 6.0f);
 }
 
 TEST(TorchZipTest, StridesOfSingleRowsAndEmptyTensorsSayNothing) {

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "kernels/common/tensor.h"
+
+namespace optserve {
+
+struct ConvertOptions {
+  std::string source;                       // a model directory of any format
+  std::string target;                       // a directory; made if it is not there
+  int64_t max_shard_bytes = 5'000'000'000;  // of one file's tensors; a larger tensor has a file of its own
+  std::optional<DType> dtype;               // of all tensors; none: as they are stored
+};
+
+struct ConvertReport {
+  int32_t files_written = 0;
+  int32_t files_kept = 0;  // whole already, from a conversion that was interrupted
+  int64_t bytes = 0;       // of tensors, in all files
+};
+
+// Writes a model as Hugging Face keeps it: safetensors, one file or several with an index, names with "model.decoder.",
+// config.json, and the tokenizer's files if the source has them. transformers opens the result.
+//
+// Memory does not grow with the model. Files are written under another name and renamed when they are whole, the index
+// last: killed at any time, the same call goes on where it stopped.
+//
+// Errors  as those of starting the engine with the source. InvalidArgument: the target holds another model, or a number
+//         has no place in the dtype. Unavailable / ResourceExhausted: writing failed.
+absl::StatusOr<ConvertReport> ConvertModel(const ConvertOptions& options,
+                                           const std::function<void(int64_t, int64_t)>& progress = nullptr);
+
+}  // namespace optserve

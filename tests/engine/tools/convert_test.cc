@@ -1,0 +1,190 @@
+#include "engine/tools/convert.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/tensor_region.h"
+#include "engine/executor/executor.h"
+#include "tests/support/golden_models.h"
+#include "tests/support/plan_runner.h"
+#include "tests/support/temp_dir.h"
+#include "tests/support/test_data.h"
+
+namespace optserve {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+std::string ModelPath(const std::string& name) { return TestDataPath("golden/models/" + name).string(); }
+
+ConvertReport Convert(const ConvertOptions& options) {
+  const absl::StatusOr<ConvertReport> report = ConvertModel(options);
+  EXPECT_TRUE(report.ok()) << report.status();
+  return report.value_or(ConvertReport());
+}
+
+std::vector<fs::path> Files(const fs::path& folder) {
+  std::vector<fs::path> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string Contents(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::vector<std::byte> Bytes(const CheckpointTensor& tensor) {
+  const TensorRegion all{.rows = tensor.view.dims[0], .columns = tensor.view.rank == 1 ? 1 : tensor.view.dims[1]};
+  std::vector<std::byte> bytes(tensor.view.num_bytes());
+  CopyRegion(tensor, all, bytes.data());
+  return bytes;
+}
+
+void ExpectGolden(const std::string& directory, const GoldenModel& golden) {
+  auto executor = MakeLocalExecutor({.model_path = directory, .max_num_seqs = 2, .num_threads = 1});
+  ASSERT_TRUE(executor.ok());
+  const absl::StatusOr<StartResult> start = (*executor)->Start(nullptr);
+  ASSERT_TRUE(start.ok()) << start.status();
+  const GoldenPrompt& prompt = golden.prompts[2];
+  const RunResult result = RunPrompts(**executor, start->kv, {prompt.ids}, {.max_new_tokens = 4})[0];
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(result.generated[i].id, prompt.greedy_ids[i]);
+    EXPECT_NEAR(result.generated[i].logprob, prompt.greedy_logprobs[i], kGoldenTolerance);
+  }
+}
+
+class ConvertGolden : public testing::TestWithParam<std::string> {};
+
+// From any format and layout to several files and to one, without a bit or an answer changing.
+TEST_P(ConvertGolden, RoundTrips) {
+  const GoldenModel golden = LoadGoldenModel(GetParam());
+  const TempDir sharded, single;
+  const ConvertReport first =
+      Convert({.source = golden.directory, .target = sharded.path().string(), .max_shard_bytes = 50'000});
+  EXPECT_GT(first.files_written, 1);
+  EXPECT_EQ(first.files_kept, 0);
+  Convert({.source = sharded.path().string(), .target = single.path().string()});
+  ExpectGolden(sharded.path().string(), golden);
+  ExpectGolden(single.path().string(), golden);
+
+  const auto source = *OpenCheckpoint(golden.directory), result = *OpenCheckpoint(single.path().string());
+  EXPECT_EQ(result->source(), "model.safetensors");
+  for (const CheckpointTensor& tensor : result->tensors()) {
+    const std::string bare = tensor.name.starts_with("model.") ? tensor.name.substr(6) : tensor.name;
+    const CheckpointTensor* before =
+        source->Find(bare) != nullptr ? source->Find(bare) : source->Find(std::string("model.").append(bare));
+    ASSERT_NE(before, nullptr) << bare;
+    EXPECT_EQ(Bytes(tensor), Bytes(*before)) << bare;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, ConvertGolden, testing::ValuesIn(GoldenModelNames({"safetensors", "bin", "pt"})),
+                         [](const auto& info) { return info.param; });
+
+TEST(ConvertTest, WritesWhatHuggingFaceWrites) {
+  const TempDir target;
+  Convert({.source = ModelPath("preln_d64"), .target = target.path().string()});
+  EXPECT_THAT(Files(target.path()),
+              testing::ElementsAre("config.json", "generation_config.json", "merges.txt", "model.safetensors",
+                                   "special_tokens_map.json", "tokenizer_config.json", "vocab.json"));
+  const std::string file = Contents(target.path() / "model.safetensors");
+  EXPECT_EQ(file.substr(8, 35), R"({"__metadata__":{"format":"pt"},"mo)");
+  EXPECT_EQ(file.size() % 2, 0);
+}
+
+TEST(ConvertTest, TheIndexNamesEveryTensorsFile) {
+  const TempDir target;
+  const ConvertReport report =
+      Convert({.source = ModelPath("preln_d64"), .target = target.path().string(), .max_shard_bytes = 300'000});
+  const auto index = nlohmann::json::parse(Contents(target.path() / "model.safetensors.index.json"));
+  EXPECT_EQ(index["metadata"]["total_size"], report.bytes);
+  const auto checkpoint = *OpenCheckpoint(target.path().string());
+  for (const CheckpointTensor& tensor : checkpoint->tensors()) {
+    EXPECT_EQ(index["weight_map"][tensor.name], tensor.file);
+  }
+}
+
+TEST(ConvertTest, ConfigSaysWhatTheTensorsAre) {
+  const TempDir target;
+  Convert({.source = ModelPath("galactica_old_keys"), .target = target.path().string(), .dtype = DType::kF32});
+  const auto config = nlohmann::json::parse(Contents(target.path() / "config.json"));
+  EXPECT_EQ(config["enable_bias"], false);
+  EXPECT_EQ(config["layer_norm_elementwise_affine"], false);
+  EXPECT_EQ(config["torch_dtype"], "float32");
+  EXPECT_EQ(config["activation_function"], "gelu");
+}
+
+TEST(ConvertTest, WidensExactlyAndNarrowsToTheNearest) {
+  const TempDir wide, back;
+  Convert({.source = ModelPath("untied_lm_head"), .target = wide.path().string(), .dtype = DType::kF32});
+  Convert({.source = wide.path().string(), .target = back.path().string(), .dtype = DType::kF16});
+  const auto before = *OpenCheckpoint(ModelPath("untied_lm_head")), after = *OpenCheckpoint(back.path().string());
+  for (const CheckpointTensor& tensor : before->tensors()) {
+    EXPECT_EQ(Bytes(*after->Find(tensor.name)), Bytes(tensor)) << tensor.name;
+  }
+  ExpectGolden(wide.path().string(), LoadGoldenModel("untied_lm_head"));
+}
+
+// Killed in the middle: whole files stay, the others are written again.
+TEST(ConvertTest, GoesOnWhereItStopped) {
+  const TempDir target;
+  const ConvertOptions options{
+      .source = ModelPath("preln_d64"), .target = target.path().string(), .max_shard_bytes = 300'000};
+  const ConvertReport whole = Convert(options);
+  const fs::path second = target.path() / Files(target.path())[4];  // behind the first of the weights
+  const std::string contents = Contents(second);
+  ASSERT_THAT(second.string(), HasSubstr("model-00002-of-"));
+  fs::remove(target.path() / "model.safetensors.index.json");
+  fs::remove(second);
+  const std::string partial = std::string(".").append(second.filename().string()).append(".partial");
+  target.Write(partial, contents.substr(0, 100));
+
+  const ConvertReport again = Convert(options);
+  EXPECT_EQ(again.files_written, 1);
+  EXPECT_EQ(again.files_kept, whole.files_written - 1);
+  EXPECT_EQ(Contents(second), contents);
+  EXPECT_FALSE(fs::exists(target.path() / partial));
+}
+
+TEST(ConvertTest, RefusesToMixModels) {
+  const TempDir target;
+  target.Write("pytorch_model.bin", "");
+  const auto error = [](const ConvertOptions& options) {
+    return std::string(ConvertModel(options).status().message());
+  };
+  EXPECT_THAT(error({.source = ModelPath("preln_d64"), .target = target.path().string()}),
+              HasSubstr("already holds pytorch_model.bin"));
+  EXPECT_THAT(error({.source = ModelPath("preln_d64"), .target = ModelPath("preln_d64")}),
+              HasSubstr("is the model that is to be converted"));
+}
+
+TEST(ConvertTest, SaysWhatCannotBeWritten) {
+  const auto error = [](const ConvertOptions& options) {
+    return std::string(ConvertModel(options).status().message());
+  };
+  EXPECT_THAT(error({.source = ModelPath("preln_d64"), .target = "/proc/nowhere"}), HasSubstr("/proc/nowhere"));
+  // An f32 model with a number that f16 does not have.
+  const TempDir source, target;
+  std::string weights = ReadTestData("golden/models/galactica_f32/model.safetensors");
+  weights[weights.size() - 1] = '\x7e';
+  source.Write("config.json", ReadTestData("golden/models/galactica_f32/config.json"));
+  source.Write("model.safetensors", weights);
+  EXPECT_THAT(error({.source = source.path().string(), .target = target.path().string(), .dtype = DType::kF16}),
+              HasSubstr("beyond float16"));
+}
+
+}  // namespace
+}  // namespace optserve
