@@ -74,13 +74,15 @@ std::string Tensor(const std::string& storage, int64_t offset, const std::vector
 std::string ZipFile::Write() const {
   std::string file, directory;
   for (const Member& member : members) {
-    const auto at = static_cast<uint32_t>(file.size());
+    const auto at = static_cast<uint32_t>(member.header_at < 0 ? file.size() : static_cast<size_t>(member.header_at));
     const auto size = static_cast<uint32_t>(member.bytes.size());
     const std::string& local_name = member.local_name.empty() ? member.name : member.local_name;
     const std::string times_and_crc(8, '\0');
-    file +=
-        Join({"PK\x03\x04", Raw<uint16_t>(20), Raw(member.flags), Raw(member.method), times_and_crc, Raw(size),
-              Raw(size), Raw(static_cast<uint16_t>(local_name.size())), Raw<uint16_t>(0), local_name, member.bytes});
+    if (member.header_at < 0) {
+      file +=
+          Join({"PK\x03\x04", Raw<uint16_t>(20), Raw(member.flags), Raw(member.method), times_and_crc, Raw(size),
+                Raw(size), Raw(static_cast<uint16_t>(local_name.size())), Raw<uint16_t>(0), local_name, member.bytes});
+    }
     directory +=
         Join({"PK\x01\x02", Raw<uint16_t>(20), Raw<uint16_t>(20), Raw(member.flags), Raw(member.method), times_and_crc,
               Raw(size), Raw(size), Raw(static_cast<uint16_t>(member.name.size())), Raw<uint16_t>(0), Raw<uint16_t>(0),

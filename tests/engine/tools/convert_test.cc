@@ -159,6 +159,23 @@ TEST(ConvertTest, GoesOnWhereItStopped) {
   EXPECT_FALSE(fs::exists(target.path() / partial));
 }
 
+// A file of the right name and size may be of another conversion.
+TEST(ConvertTest, KeepsOnlyItsOwnFiles) {
+  const TempDir target;
+  const auto convert = [&](DType dtype) {
+    return Convert({.source = ModelPath("untied_lm_head"), .target = target.path().string(), .dtype = dtype});
+  };
+  EXPECT_EQ(convert(DType::kF16).files_written, 1);
+  EXPECT_EQ(convert(DType::kF16).files_written, 0);
+  EXPECT_EQ(convert(DType::kBF16).files_written, 1);
+  EXPECT_EQ((*OpenCheckpoint(target.path().string()))->tensors()[0].view.dtype, DType::kBF16);
+
+  std::string other = Contents(target.path() / "model.safetensors");
+  other.replace(other.find("\"pt\""), 4, "\"tf\"");
+  target.Write("model.safetensors", other);
+  EXPECT_EQ(convert(DType::kBF16).files_written, 1);
+}
+
 TEST(ConvertTest, RefusesToMixModels) {
   const TempDir target;
   target.Write("pytorch_model.bin", "");
