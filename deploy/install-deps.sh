@@ -12,7 +12,6 @@ packages=(
   libabsl-dev libfmt-dev libspdlog-dev nlohmann-json3-dev libpcre2-dev libcli11-dev prometheus-cpp-dev
   libboost1.81-dev libssl-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
-  libdnnl-dev libopenblas-dev
 )
 test_packages=(libgtest-dev libgmock-dev clang-format clang-tidy python3 python3-venv)
 
