@@ -51,8 +51,10 @@ stage_clients() {
   return $ok
 }
 
+# Without detect_stack_use_after_return: GCC 12 aligns its fake stack to less than the 64 bytes that AVX-512 code needs, and
+# correct code then faults.
 stage_asan() {
-  build_tests asan && ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1 run_ctest asan "$1"
+  build_tests asan && UBSAN_OPTIONS=print_stacktrace=1 run_ctest asan "$1"
 }
 
 # Without the tests labelled grpc; deploy/cmake/OptserveTargets.cmake says why.
