@@ -184,11 +184,11 @@ TEST(ConnectionTest, BodiesOfAllConnectionsTogetherAreBounded) {
     first.Send(header + std::string(900'000, ' '));
     HttpClient second(server.port());
     second.Send(header + std::string(900'000, ' '));
-    // Whichever is read last is one too many.
+    // Whichever is read last is one too many; where the reads alternate, both can meet the bound.
     EXPECT_TRUE(Eventually([&] {
       first.ReceiveToEnd(Milliseconds(5));
       second.ReceiveToEnd(Milliseconds(5));
-      return first.received().starts_with("HTTP/1.1 429 ") != second.received().starts_with("HTTP/1.1 429 ");
+      return first.received().starts_with("HTTP/1.1 429 ") || second.received().starts_with("HTTP/1.1 429 ");
     }));
   }
   // And what was held is given back.
