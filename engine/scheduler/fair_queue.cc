@@ -21,6 +21,20 @@ int64_t Urgency(const RequestState& request) {
   return request.arrival_ns + kNsPerPriority * std::clamp(request.request.priority, -kMaxPriority, kMaxPriority);
 }
 
+// Where two requests part: places and weight of each side, and what it has had.
+struct Places {
+  int64_t count = 0;
+  int64_t weight = 1;
+  int64_t served = 0;
+};
+
+Places PlacesOf(const RequestState& request, const RequestState& other) {
+  const Share* user = request.share;
+  if (user == other.share) return {.count = request.num_places};
+  const Share* share = user->parent == other.share->parent ? user : user->parent;
+  return {.count = share->num_places, .weight = share->weight, .served = share->served};
+}
+
 }  // namespace
 
 bool Share::MostUrgent::operator()(const RequestState* a, const RequestState* b) const {
@@ -127,6 +141,28 @@ void FairQueue::Settle(Share& charged) {
     share->served += cost / share->weight;
     if (share->num_waiting > 0) share->parent->waiting_children.insert(share);
   }
+}
+
+void FairQueue::AddPlaces(RequestState& request, int32_t count) {
+  request.num_places += count;
+  for (Share* share = request.share; share != nullptr; share = share->parent) share->num_places += count;
+}
+
+bool FairQueue::MayTakePlace(const RequestState& taker, const RequestState& giver) {
+  const Places to = PlacesOf(taker, giver);
+  const Places from = PlacesOf(giver, taker);
+  return &taker != &giver && to.served <= from.served && (to.count + 1) * from.weight <= (from.count - 1) * to.weight;
+}
+
+bool FairQueue::HasFewerPlaces(const RequestState& a, const RequestState& b) {
+  const Places of_a = PlacesOf(a, b);
+  const Places of_b = PlacesOf(b, a);
+  return &a != &b && (of_a.count + 1) * of_b.weight < (of_b.count + 1) * of_a.weight;
+}
+
+const void* FairQueue::PartOf(const RequestState& request, const RequestState& other) {
+  if (request.share == other.share) return &request;
+  return request.share->parent == other.share->parent ? request.share : request.share->parent;
 }
 
 size_t FairQueue::num_shares() const {

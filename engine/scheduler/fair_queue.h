@@ -21,6 +21,7 @@ struct Share {
   int64_t uncounted = 0;  // cost that is not in `served` yet
   int32_t num_requests = 0;
   int32_t num_waiting = 0;
+  int32_t num_places = 0;  // its sequences that run
 
   struct LeastServed {
     bool operator()(const Share* a, const Share* b) const {
@@ -48,6 +49,9 @@ struct Share {
 // (Goyal et al. 1996) with the real cost of serving, token by token (Sheng et al. 2024, "Fairness in Serving Large
 // Language Models").
 //
+// It also knows how many places in the batch each share has, so that the scheduler can even them out: however many
+// answers one request has, it holds nobody else out.
+//
 // Push, Remove and Head take O(log n); Charge O(1), and Head then O(log n) for each share that was charged.
 class FairQueue {
  public:
@@ -69,6 +73,18 @@ class FairQueue {
 
   // The request has been served for `cost`.
   void Charge(const RequestState& request, int64_t cost);
+
+  // So many more of the request's sequences run, or fewer.
+  static void AddPlaces(RequestState& request, int32_t count);
+
+  // Who has fewer of the places in the batch, measured where the two part: by key and its weight, within a key by user,
+  // within a user by request. Moving a place from `giver` to `taker` makes their places more even, or no less, and
+  // `taker`'s share has not had more service.
+  static bool MayTakePlace(const RequestState& taker, const RequestState& giver);
+  // With one more place each, `a` has fewer than `b`.
+  static bool HasFewerPlaces(const RequestState& a, const RequestState& b);
+  // What `request` belongs to at the level where it parts from `other`: a key, a user, or the request itself.
+  static const void* PartOf(const RequestState& request, const RequestState& other);
 
   // Keys and users that are remembered, for tests.
   size_t num_shares() const;

@@ -102,8 +102,11 @@ void Scheduler::Promote(RequestState& request) {
   LaneState& batch = lanes_[kBatch];
   FairQueue& queue = lanes_[kInteractive].queue;
   if (request.seniority == 0) batch.queue.Remove(request);
+  const int32_t num_places = request.num_places;
+  FairQueue::AddPlaces(request, -num_places);
   batch.queue.Forget(request);
   queue.Push(request);
+  FairQueue::AddPlaces(request, num_places);
   if (request.seniority != 0) queue.Start(request);
   // Its sequences stand in other places of the ordered lists from now on.
   const auto is_its = [&request](const Sequence* sequence) { return sequence->request == &request; };
@@ -163,18 +166,72 @@ bool Scheduler::StartSequences(Lane lane) {
     if (next->tokens.empty()) Prepare(*next);
     if (Room(*next) < 1) return true;
     while (num_running() >= max_running_ || !TryStart(*next)) {
-      // Batch work yields at once.
-      if (lane == kBatch || running_.empty() || !running_.back()->request->is_batch) return false;
-      Preempt(*running_.back());
+      if (!MakeRoomFor(*next)) return false;
     }
   }
   return true;
 }
 
+bool Scheduler::MakeRoomFor(const Sequence& next) {
+  if (running_.empty()) return false;
+  // Batch work yields at once.
+  Sequence* giver = !next.request->is_batch && running_.back()->request->is_batch ? running_.back() : FindGiver(next);
+  if (giver == nullptr) return false;
+  Preempt(*giver);
+  return true;
+}
+
+Sequence* Scheduler::FindGiver(const Sequence& next) const {
+  const RequestState& taker = *next.request;
+  Sequence* giver = nullptr;
+  for (size_t i = running_.size(); i-- > 0;) {  // the youngest first
+    RequestState& request = *running_[i]->request;
+    // What started in this very step may be the target or the source of a copy.
+    if (request.is_batch != taker.is_batch || request.start_step == builder_.step()) continue;
+    if (!FairQueue::MayTakePlace(taker, request)) continue;
+    if (giver == nullptr || FairQueue::MayTakePlace(*giver->request, request)) giver = running_[i];
+  }
+  if (giver == nullptr || num_running() >= max_running_) return giver;
+  // It is blocks that are wanting. They are evened out only by a newcomer: who has given blocks up would else take them
+  // back at once.
+  const int64_t wanted = blocks_.BlocksFor(next.num_tokens());
+  const int64_t left = BlocksOfShare(*giver->request, taker) - std::ssize(giver->blocks);
+  const bool is_newcomer = next.state == SequenceState::kWaiting;
+  return is_newcomer && BlocksOfShare(taker, *giver->request) + wanted <= left ? giver : nullptr;
+}
+
+int64_t Scheduler::BlocksOfShare(const RequestState& request, const RequestState& other) const {
+  const void* share = FairQueue::PartOf(request, other);
+  int64_t num_blocks = 0;
+  for (const Sequence* sequence : running_) {
+    const RequestState& its = *sequence->request;
+    if (share != &its && share != its.share && share != its.share->parent) continue;
+    num_blocks += std::ssize(sequence->blocks);
+  }
+  return num_blocks;
+}
+
+void Scheduler::Unplan(Sequence& sequence) {
+  if (sequence.slice >= 0 || sequence.num_planned == 0) return;
+  const bool is_decode = std::erase(decodes_, &sequence) > 0;
+  if (!is_decode) {
+    std::erase(chunks_, &sequence);
+    stats_.prompt_tokens -= sequence.num_planned;
+  }
+  budget_ += sequence.num_planned;
+  step_cost_ -= RequestCost(sequence.num_planned, sequence.num_cached);
+  sequence.num_planned = 0;
+}
+
 Sequence* Scheduler::NextToStart(LaneState& lane) {
-  if (!lane.resumable.empty()) return *lane.resumable.begin();
+  // Who has begun goes on first, unless his share has more places than that of somebody who waits.
   RequestState* request = lane.queue.Head();
-  if (request == nullptr) return nullptr;
+  Sequence* first = nullptr;
+  for (auto it = lane.resumable.begin(); it != lane.resumable.end();
+       it = lane.resumable.upper_bound(&(*it)->request->choices.back())) {  // one of each request
+    if (first == nullptr || FairQueue::HasFewerPlaces(*(*it)->request, *first->request)) first = *it;
+  }
+  if (request == nullptr || (first != nullptr && !FairQueue::HasFewerPlaces(*request, *first->request))) return first;
   return &*std::ranges::find(request->choices, SequenceState::kWaiting, &Sequence::state);
 }
 
@@ -230,6 +287,8 @@ bool Scheduler::TryStart(Sequence& sequence) {
   }
   sequence.state = SequenceState::kRunning;
   InsertRunning(sequence);
+  FairQueue::AddPlaces(request, 1);
+  request.start_step = builder_.step();
   // What is computed again after a preemption is not charged again.
   if (sequence.start_step == 0) queue.Charge(request, RequestCost(sequence.num_uncached(), sequence.num_cached));
   sequence.start_step = builder_.step();

@@ -77,6 +77,7 @@ void Scheduler::EndAll(const TokenEvent& last_event) {
 }
 
 void Scheduler::StopRunning(Sequence& sequence) {
+  Unplan(sequence);
   if (sequence.slice >= 0) planned_[sequence.slice] = nullptr;
   sequence.slice = -1;
   sequence.num_planned = 0;
@@ -86,6 +87,7 @@ void Scheduler::StopRunning(Sequence& sequence) {
   ++sequence.table_version;
   sequence.num_cached = 0;
   running_.erase(std::ranges::find(running_, &sequence));
+  FairQueue::AddPlaces(*sequence.request, -1);
 }
 
 void Scheduler::Commit(StepResult&& result) {

@@ -53,10 +53,11 @@ struct SchedulerStats {
 // then chunks of prompts, at most max_num_batched_tokens in all. A sequence starts when blocks for all its tokens are
 // free; if a running one then needs a block and none is left, the youngest is preempted: it gives its blocks back and
 // computes its tokens again later, before anything new starts. The oldest is never preempted, so there is always
-// progress. Who starts next is FairQueue's decision. Choices of one request share the blocks of their prompt; who
-// writes into a shared block gets a copy first. Full blocks stay findable by their contents until their room is needed,
-// also after their sequences have ended: a prompt that begins like an earlier one with the same API key and cache salt
-// begins behind what is cached.
+// progress. Who starts next is FairQueue's decision. As long as somebody waits, nobody keeps more than his share of the
+// places: who waits takes one from the share that has most, from its youngest. Choices of one request share the blocks
+// of their prompt; who writes into a shared block gets a copy first. Full blocks stay findable by their contents until
+// their room is needed, also after their sequences have ended: a prompt that begins like an earlier one with the same
+// API key and cache salt begins behind what is cached.
 //
 // Requests of the batch lane fill idle room. They start only if nobody interactive waits, give their places and blocks
 // up as soon as somebody interactive needs them, and as long as somebody interactive has been here lately they take
@@ -133,6 +134,14 @@ class Scheduler {
   bool IsLaneBusy(Lane lane) const;
   void Promote(RequestState& request);
   Sequence* NextToStart(LaneState& lane);
+  // Gives up a running sequence for `next`, which waits for a place or for blocks. False: nobody has to.
+  bool MakeRoomFor(const Sequence& next);
+  // The running sequence whose place is to be given to `next`, so that shares become more even; nullptr: none.
+  Sequence* FindGiver(const Sequence& next) const;
+  // Blocks of the share that `request` belongs to, where it parts from `other`.
+  int64_t BlocksOfShare(const RequestState& request, const RequestState& other) const;
+  // Takes a sequence out of the step that is being planned.
+  void Unplan(Sequence& sequence);
   // How many of its tokens the step has room for.
   int32_t Room(const Sequence& sequence) const;
   int32_t RoomForBatch(const Sequence& sequence) const;

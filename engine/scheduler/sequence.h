@@ -75,10 +75,12 @@ struct RequestState {
   int32_t num_unfinished = 0;
   uint64_t arrival = 0;  // order of Add
   int64_t arrival_ns = 0;
-  bool is_batch = false;   // which lane; promotion changes it
-  Share* share = nullptr;  // its user's
-  uint64_t seniority = 0;  // order of first start; 0: none has started. The youngest is preempted first
-  int32_t lead = -1;       // the choice that computes the prompt while its siblings wait for it; -1: nobody must wait
+  bool is_batch = false;    // which lane; promotion changes it
+  Share* share = nullptr;   // its user's
+  int32_t num_places = 0;   // its answers that run
+  uint64_t start_step = 0;  // the step in which one of them last began to run
+  uint64_t seniority = 0;   // order of first start; 0: none has started. The youngest is preempted first
+  int32_t lead = -1;        // the choice that computes the prompt while its siblings wait for it; -1: nobody must wait
   int32_t cached_tokens = 0;  // of the prompt, that the cache had when the lead started
   int64_t queue_ns = 0;       // from Add to the plan in which the lead started
   PrefixHash root;            // of the hashes of its blocks

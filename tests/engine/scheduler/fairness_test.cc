@@ -74,6 +74,115 @@ TEST(FairnessTest, ANewUserStartsBeforeTheFloodsQueue) {
   EXPECT_GE(harness.answer(101).tokens.size(), 1) << "it took the next place that became free";
 }
 
+// How many places each request has in the step.
+std::map<RequestId, int> PlacesOf(const StepPlan& plan, const std::map<SequenceId, RequestId>& request_of) {
+  std::map<RequestId, int> places;
+  for (const SequenceSlice& slice : plan.slices) ++places[request_of.at(slice.sequence)];
+  return places;
+}
+
+// Requests get their sequences' ids in the order of Add.
+class PlacesTest : public testing::Test {
+ protected:
+  void Add(GenerateRequest request) {
+    for (int32_t choice = 0; choice < request.num_choices; ++choice) request_of_[next_sequence_++] = request.id;
+    harness_.Add(request);
+  }
+  std::map<RequestId, int> Step() { return PlacesOf(harness_.Step(), request_of_); }
+
+  SchedulerHarness harness_{{.num_blocks = 2000, .block_size = 4, .max_num_seqs = 16}};
+  std::map<SequenceId, RequestId> request_of_;
+  SequenceId next_sequence_ = 1;
+};
+
+TEST_F(PlacesTest, ARequestWithManyAnswersHasAllPlacesWhileNobodyWaits) {
+  Add({.id = 1, .prompt = MakePrompt(9, 1), .max_tokens = 40, .num_choices = 64});
+  for (int step = 0; step < 3; ++step) Step();
+  EXPECT_EQ(Step()[1], 16);
+}
+
+TEST_F(PlacesTest, WhoeverComesBesideManyAnswersStartsInTheNextStep) {
+  Add({.id = 1, .prompt = MakePrompt(9, 1), .max_tokens = 40, .num_choices = 64, .api_key_id = "many"});
+  for (int step = 0; step < 5; ++step) Step();
+  Add({.id = 2, .prompt = MakePrompt(9, 2), .max_tokens = 9, .api_key_id = "another key"});
+  Add({.id = 3, .prompt = MakePrompt(9, 3), .max_tokens = 9, .api_key_id = "many", .user = "another user"});
+  Add({.id = 4, .prompt = MakePrompt(9, 4), .max_tokens = 9, .api_key_id = "many"});
+  Step();
+  for (const RequestId id : {2, 3, 4}) EXPECT_EQ(harness_.answer(id).tokens.size(), 1) << "request " << id;
+  EXPECT_EQ(harness_.scheduler().stats().preemptions, 3) << "a place for each, and no more";
+  EXPECT_EQ(Step()[1], 13) << "the rest stays in use";
+  harness_.RunAll();
+  harness_.ExpectAnswersAreRight();
+}
+
+TEST_F(PlacesTest, ManyAnswersLeaveBlocksToOthersToo) {
+  SchedulerHarness harness({.num_blocks = 60, .block_size = 4, .max_num_seqs = 64});
+  harness.Add({.id = 1, .prompt = MakePrompt(8, 1), .max_tokens = 100, .num_choices = 32, .api_key_id = "many"});
+  while (harness.scheduler().blocks().num_available() > 3) harness.Step();
+  harness.Add({.id = 2, .prompt = MakePrompt(24, 2), .max_tokens = 9, .api_key_id = "another"});
+  harness.Step();
+  EXPECT_EQ(harness.answer(2).tokens.size(), 1);
+  harness.RunAll();
+  harness.ExpectAnswersAreRight();
+}
+
+TEST_F(PlacesTest, PlacesBecomeEvenAndFollowTheWeights) {
+  Add({.id = 1, .prompt = MakePrompt(9, 1), .max_tokens = 200, .num_choices = 64, .api_key_id = "a"});
+  for (int step = 0; step < 5; ++step) Step();
+  Add({.id = 2, .prompt = MakePrompt(9, 2), .max_tokens = 200, .num_choices = 64, .api_key_id = "b"});
+  Add({.id = 3,
+       .prompt = MakePrompt(9, 3),
+       .max_tokens = 200,
+       .num_choices = 64,
+       .api_key_id = "c",
+       .share_weight = 2});
+  for (int step = 0; step < 4; ++step) Step();
+  for (int step = 0; step < 50; ++step) {
+    std::map<RequestId, int> places = Step();
+    EXPECT_EQ(places[1], 4);
+    EXPECT_EQ(places[2], 4);
+    EXPECT_EQ(places[3], 8);
+  }
+  const uint64_t preemptions = harness_.scheduler().stats().preemptions;
+  for (int step = 0; step < 50; ++step) Step();
+  EXPECT_EQ(harness_.scheduler().stats().preemptions, preemptions) << "places do not go to and fro";
+  harness_.RunAll();
+  harness_.ExpectAnswersAreRight();
+}
+
+TEST_F(PlacesTest, JainIndexOfTheOthersBesideManyAnswers) {
+  Add({.id = 1, .prompt = MakePrompt(20, 1), .max_tokens = 900, .num_choices = 128, .user = "many"});
+  for (int step = 0; step < 5; ++step) Step();
+  constexpr int kOthers = 9;
+  std::map<RequestId, int> live;
+  std::map<RequestId, int> user_of;
+  std::vector<double> service(kOthers);
+  RequestId next_id = 2;
+  for (int step = 0; step < 1500; ++step) {
+    std::vector<int> outstanding(kOthers);
+    for (const auto& [id, user] : live) ++outstanding[user];
+    for (int user = 0; user < kOthers; ++user) {
+      for (; outstanding[user] < 3; ++outstanding[user]) {
+        user_of[next_id] = live[next_id] = user;
+        Add({.id = next_id,
+             .prompt = MakePrompt(4 + 5 * user, next_id),
+             .max_tokens = user % 2 == 0 ? 5 : 24,
+             .user = std::to_string(user)});
+        ++next_id;
+      }
+    }
+    const StepPlan& plan = harness_.Step();
+    for (const SequenceSlice& slice : plan.slices) {
+      const auto user = user_of.find(request_of_.at(slice.sequence));
+      if (user == user_of.end()) continue;
+      service[user->second] += static_cast<double>(RequestCost(slice.num_tokens, slice.num_cached));
+    }
+    std::erase_if(live, [&](const auto& entry) { return harness_.answer(entry.first).finish != FinishReason::kNone; });
+  }
+  EXPECT_GE(JainIndex(service), 0.95);
+  EXPECT_FALSE(harness_.answer(1, 0).tokens.empty());
+}
+
 GenerateRequest BatchRequest(RequestId id, int32_t prompt_tokens, int32_t max_tokens) {
   return {.id = id, .prompt = MakePrompt(prompt_tokens, id), .max_tokens = max_tokens, .batch = true};
 }

@@ -35,7 +35,7 @@ TEST(WorkedExampleTest, HappensAsTheContractSays) {
       {1,
        {{.id = 1, .prompt = prompt(9), .max_tokens = 8, .api_key_id = "lab"},
         {.id = 2, .prompt = MakePrompt(4, 2), .max_tokens = 7, .api_key_id = "lab", .batch = true}}},
-      {3, {{.id = 3, .prompt = MakePrompt(7, 3), .max_tokens = 6, .num_choices = 2, .api_key_id = "lab"}}},
+      {2, {{.id = 3, .prompt = MakePrompt(7, 3), .max_tokens = 6, .num_choices = 2, .api_key_id = "lab"}}},
       {4,
        {{.id = 4, .prompt = prompt(9), .max_tokens = 3, .api_key_id = "lab"},
         {.id = 5, .prompt = MakePrompt(3, 5), .max_tokens = 2, .api_key_id = "guest"}}}};
