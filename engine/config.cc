@@ -30,6 +30,7 @@ constexpr std::array kInt32Keys = {
     NumberKey<int32_t>{"block_size", &EngineConfig::block_size, 1, 1024},
     NumberKey<int32_t>{"max_queue", &EngineConfig::max_queue, 0, 1 << 24},
     NumberKey<int32_t>{"num_threads", &EngineConfig::num_threads, 0, 4096},
+    NumberKey<int32_t>{"step_timeout_seconds", &EngineConfig::step_timeout_seconds, 1, 86400},
 };
 constexpr std::array kInt64Keys = {
     NumberKey<int64_t>{"kv_cache_bytes", &EngineConfig::kv_cache_bytes, 0, int64_t{1} << 50},

@@ -28,6 +28,7 @@ struct EngineConfig {
                                               // another key's prompt began the same
   int64_t max_queue_tokens = 1 << 22;         // prompt tokens of the requests that wait
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
+  int32_t step_timeout_seconds = 10;          // a step that takes longer, and 20 times the p99, is taken for hung
 };
 
 // InvalidArgument names the key, its value and what is allowed.

@@ -212,7 +212,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<TokenS
     const std::lock_guard lock(mu_);
     if (!health_.ok()) return health_;
     if (draining_ || stopping_) return ShuttingDown();
-    OPTSERVE_RETURN_IF_ERROR(RefusalForQueue(std::ssize(request.prompt)));
+    if (!request.admitted) OPTSERVE_RETURN_IF_ERROR(RefusalForQueue(std::ssize(request.prompt)));
     if (!live_.insert(request.id).second) return InvalidArgument("request id {} is in use", request.id);
     ++num_queued_;
     num_queued_tokens_ += std::ssize(request.prompt);

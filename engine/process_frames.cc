@@ -105,6 +105,7 @@ void ToProto(const GenerateRequest& from, internal::GenerateRequest* to) {
   to->set_num_prompt_logprobs(from.num_prompt_logprobs);
   Assign(from.generated, to->mutable_generated());
   to->set_prompt_scores_sent(from.prompt_scores_sent);
+  to->set_admitted(from.admitted);
   to->set_api_key_id(from.api_key_id);
   to->set_user(from.user);
   to->set_cache_salt(from.cache_salt);
@@ -126,6 +127,7 @@ GenerateRequest FromProto(const internal::GenerateRequest& from) {
       .num_prompt_logprobs = from.num_prompt_logprobs(),
       .generated = Vector(from.generated()),
       .prompt_scores_sent = from.prompt_scores_sent(),
+      .admitted = from.admitted(),
       .api_key_id = from.api_key_id(),
       .user = from.user(),
       .cache_salt = from.cache_salt(),

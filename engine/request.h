@@ -49,6 +49,7 @@ struct GenerateRequest {
   // count towards max_tokens and penalties like any generated token. Only with num_choices == 1.
   std::vector<int32_t> generated;
   int32_t prompt_scores_sent = 0;  // prompt log probabilities the client already has; the rest follow
+  bool admitted = false;           // it was accepted before, by this engine's predecessor: no queue is too full for it
 
   // Who asks and how urgent it is: for the scheduler's order and the prefix cache, never for the numbers.
   std::string api_key_id;    // shares of the machine are by key, then by user; empty: the anonymous key

@@ -162,6 +162,16 @@ constexpr ServerOption kOptions[] = {
      [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.share_prefix_cache); },
      [](const Config& c) { return fmt::format("{}", c.engine.share_prefix_cache); }},
     EngineNumber<&EngineConfig::num_threads, 0, 4096>("threads", "CPU threads of all ranks together; 0: all there are"),
+    EngineNumber<&EngineConfig::step_timeout_seconds, 1, 86400>(
+        "step-timeout",
+        "seconds after which a step is taken for hung, if it is also 20 times the p99: the engine is "
+        "replaced"),
+    {"replicas", "N", "engines with the whole model each, which share the requests", false,
+     [](std::string_view text, Config& c) { return ParseNumber(text, 1, 64, c.replicas); },
+     [](const Config& c) { return fmt::format("{}", c.replicas); }},
+    {"max-engine-deaths", "N", "deaths of an engine in ten minutes after which it is given up", false,
+     [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.max_engine_deaths); },
+     [](const Config& c) { return fmt::format("{}", c.max_engine_deaths); }},
 };
 
 // --- the four places ----------------------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ struct ServerConfig {
   bool ignore_unknown_fields = false;     // of requests; else they are errors
   int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
   LogFormat log_format = LogFormat::kText;
-  EngineConfig engine;  // all but model_path
+  int32_t replicas = 1;           // engine processes, each with the whole model
+  int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
+  EngineConfig engine;            // all but model_path
 };
 
 // One way to configure the server. Names are flags without their dashes, such as max-model-len: OPTSERVE_MAX_MODEL_LEN

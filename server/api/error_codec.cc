@@ -50,12 +50,14 @@ HttpError ToHttpError(const absl::Status& status) {
                  .body = ErrorBody(PublicMessage(status), error.type, Param(status).value_or(""), code),
                  .should_retry = error.should_retry};
   if (code == kRequestTooLarge) http.status = 413;
+  if (code == kRequestKillsEngine) http.should_retry = false;
   if (error.retry_after_seconds)
     http.retry_after_seconds = RetryAfterSeconds(status).value_or(*error.retry_after_seconds);
   return http;
 }
 
 std::string PublicMessage(const absl::Status& status) {
+  if (ErrorCode(status) == kRequestKillsEngine) return "the engine has died at this request each time it was tried";
   if (Classify(status.code()).status == 500) return "the server failed on this request; it can be sent again";
   return std::string(status.message());
 }

@@ -32,8 +32,9 @@ std::string ErrorBody(std::string_view message, std::string_view type, std::stri
 
 inline constexpr std::string_view kInvalidRequest = "invalid_request_error";
 
-// Codes that stand for a status of their own.
-inline constexpr std::string_view kRequestTooLarge = "request_too_large";  // InvalidArgument, but 413
+// Codes that say more than their status.
+inline constexpr std::string_view kRequestTooLarge = "request_too_large";        // InvalidArgument, but 413
+inline constexpr std::string_view kRequestKillsEngine = "request_kills_engine";  // Internal, but not to be tried again
 
 // Errors that more than one place makes.
 absl::Status CheckModelName(std::string_view model, std::string_view served_model_name);  // or model_not_found

@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -33,7 +32,7 @@
 #include "server/completion/completion_service.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
-#include "server/replicas/engine_process.h"
+#include "server/replicas/supervisor.h"
 #include "server/text/tokenizer.h"
 
 namespace optserve {
@@ -47,7 +46,7 @@ constexpr milliseconds kLastAnswersTimeout{2000};  // for telling clients that t
 
 // What the main thread waits for.
 struct Happening {
-  enum Kind { kSignal, kEngineStarted, kModelAnswered, kEngineDied };
+  enum Kind { kSignal, kEngineStarted, kEngineGivenUp };
   Kind kind = kSignal;
   absl::Status status;  // of all but kSignal: OK, or what went wrong
 };
@@ -84,21 +83,6 @@ class Happenings {
   std::queue<Happening> queue_ ABSL_GUARDED_BY(mu_);
 };
 
-// Waits for the one answer of the question that a model must answer before clients may ask.
-class FirstAnswer : public TokenSink {
- public:
-  explicit FirstAnswer(Happenings& happenings) : happenings_(happenings) {}
-
-  void OnEvents(std::vector<TokenEvent> events) override {
-    for (const TokenEvent& event : events) {
-      if (event.finish != FinishReason::kNone) happenings_.Post(Happening::kModelAnswered, event.error);
-    }
-  }
-
- private:
-  Happenings& happenings_;
-};
-
 double SecondsSince(steady_clock::time_point begin) {
   return std::chrono::duration<double>(steady_clock::now() - begin).count();
 }
@@ -127,7 +111,7 @@ class Server {
     while (true) {
       const Happening happening = happenings_.Wait();
       if (happening.kind == Happening::kSignal) return Drain();
-      if (happening.kind == Happening::kEngineDied) return EngineDied(happening.status);
+      if (happening.kind == Happening::kEngineGivenUp) return EngineGivenUp(happening.status);
     }
   }
 
@@ -139,7 +123,7 @@ class Server {
                               ResolveModel(config_.model, HuggingFaceCache(ProcessEnvironment())));
     OPTSERVE_RETURN_IF_ERROR(ReadKeys());
     OPTSERVE_RETURN_IF_ERROR(StartHttp());
-    OPTSERVE_RETURN_IF_ERROR(StartEngine(directory));
+    StartEngine(directory);
     OPTSERVE_RETURN_IF_ERROR(StartGrpc());
     absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(directory);
     const bool has_tokenizer = !absl::IsNotFound(tokenizer.status());
@@ -164,7 +148,7 @@ class Server {
                         {"kv_tokens", model.kv_tokens},
                         {"max_model_len", model.max_model_len},
                         {"tokenizer", has_tokenizer},
-                        {"engine_pid", engine_->pid()}});
+                        {"engine_pid", fmt::format("{}", fmt::join(engine_->pids(), ","))}});
     return absl::OkStatus();
   }
 
@@ -181,7 +165,7 @@ class Server {
     options.decode.ignore_unknown_fields = config_.ignore_unknown_fields;
     options.ready = [this] { return EngineHealth(); };
     options.metrics = [this] {
-      const EngineProcess* engine = running_engine_;
+      const Supervisor* engine = running_engine_;
       return metrics_.Render(engine == nullptr ? EngineStats() : engine->Stats(),
                              engine != nullptr && engine->Health().ok());
     };
@@ -209,44 +193,29 @@ class Server {
     return absl::OkStatus();
   }
 
-  absl::Status StartEngine(const std::filesystem::path& directory) {
-    EngineProcess::Options options = {.config = config_.engine};
+  void StartEngine(const std::filesystem::path& directory) {
+    Supervisor::Options options = {
+        .config = config_.engine, .num_replicas = config_.replicas, .max_deaths = config_.max_engine_deaths};
     options.config.model_path = directory.string();
     options.progress = [this](int64_t done, int64_t total) { display_.Update(done, total); };
     options.on_started = [this](const absl::Status& status) { happenings_.Post(Happening::kEngineStarted, status); };
-    options.on_death = [this](const absl::Status& why) { happenings_.Post(Happening::kEngineDied, why); };
+    options.on_given_up = [this](const absl::Status& why) { happenings_.Post(Happening::kEngineGivenUp, why); };
     options.metrics = &metrics_;
-    OPTSERVE_ASSIGN_OR_RETURN(engine_, EngineProcess::Start(std::move(options)));
+    options.log = &log_;
+    engine_ = std::make_unique<Supervisor>(std::move(options));
     running_engine_ = engine_.get();
+  }
+
+  // Until the engine has loaded the model and answered once. Sets loaded_, unless a signal came first.
+  absl::Status WaitForModel() {
+    const Happening happening = happenings_.Wait();
+    OPTSERVE_RETURN_IF_ERROR(happening.status);
+    loaded_ = happening.kind == Happening::kEngineStarted;
     return absl::OkStatus();
   }
 
-  // Until the model has loaded and has answered once. Sets loaded_, unless a signal came first.
-  absl::Status WaitForModel() {
-    while (true) {
-      const Happening happening = happenings_.Wait();
-      OPTSERVE_RETURN_IF_ERROR(happening.status);
-      switch (happening.kind) {
-        case Happening::kSignal:
-          return absl::OkStatus();
-        case Happening::kEngineStarted: {
-          GenerateRequest question = {
-              .id = std::numeric_limits<RequestId>::max(), .prompt = {engine_->model().bos_token_id}, .max_tokens = 1};
-          question.sampling.temperature = 0;
-          OPTSERVE_RETURN_IF_ERROR(engine_->Submit(std::move(question), std::make_shared<FirstAnswer>(happenings_)));
-          break;
-        }
-        case Happening::kModelAnswered:
-          loaded_ = true;
-          return absl::OkStatus();
-        case Happening::kEngineDied:
-          break;  // its status is an error, see above
-      }
-    }
-  }
-
   absl::Status EngineHealth() const {
-    const EngineProcess* engine = running_engine_;
+    const Supervisor* engine = running_engine_;
     return engine == nullptr ? absl::OkStatus() : engine->Health();
   }
 
@@ -262,7 +231,8 @@ class Server {
         log_.Warning("stopped_at_once");
         return kExitRuntimeError;
       }
-      if (happening.has_value() && happening->kind == Happening::kEngineDied) return EngineDied(happening->status);
+      if (happening.has_value() && happening->kind == Happening::kEngineGivenUp)
+        return EngineGivenUp(happening->status);
       if (steady_clock::now() < deadline) continue;
       log_.Warning("shutdown_timeout", {{"seconds", config_.shutdown_timeout_seconds}});
       break;
@@ -273,8 +243,8 @@ class Server {
 
   // Its clients have had an error event or get one now; then this process ends, for whoever supervises it to start
   // another.
-  int EngineDied(const absl::Status& why) {
-    log_.Error("engine_died", {{"why", std::string(why.message())}});
+  int EngineGivenUp(const absl::Status& why) {
+    log_.Error("stopped_without_engine", {{"why", std::string(why.message())}});
     http_->WaitUntilIdle(kLastAnswersTimeout);
     if (grpc_ != nullptr) grpc_->WaitUntilIdle(kLastAnswersTimeout);
     return kExitRuntimeError;
@@ -290,8 +260,8 @@ class Server {
   SignalThread signals_;  // before any other thread
   bool loaded_ = false;
   std::optional<AccessControl> access_;  // none: everybody is served
-  std::unique_ptr<EngineProcess> engine_;
-  std::atomic<const EngineProcess*> running_engine_ = nullptr;  // for the I/O threads, which are there before it
+  std::unique_ptr<Supervisor> engine_;
+  std::atomic<const Supervisor*> running_engine_ = nullptr;  // for the I/O threads, which are there before it
   std::optional<CompletionService> service_;
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<GrpcServer> grpc_;

@@ -86,8 +86,16 @@ absl::StatusOr<std::unique_ptr<EngineProcess>> EngineProcess::Start(Options opti
 }
 
 EngineProcess::EngineProcess(Options options, pid_t pid, int pidfd, int socket)
-    : options_(std::move(options)), pid_(pid), pidfd_(pidfd), channel_(socket) {
+    : options_(std::move(options)),
+      pid_(pid),
+      pidfd_(pidfd),
+      channel_(socket),
+      last_frame_(std::chrono::steady_clock::now()),
+      last_step_(last_frame_),
+      step_deadline_(options_.config.step_timeout_seconds) {
   internal::ToEngine frame;
+  frame.mutable_start()->set_replica(options_.replica);
+  frame.mutable_start()->set_generation(options_.generation);
   frame.mutable_start()->set_engine_config_json(EngineConfigToJson(options_.config));
   channel_.Send(frame.SerializeAsString());
   reader_ = std::thread([this] { ReadLoop(); });
@@ -118,6 +126,7 @@ absl::Status EngineProcess::Submit(GenerateRequest request, std::shared_ptr<Toke
   Live live = {.sink = std::move(sink),
                .finished = std::vector<bool>(static_cast<size_t>(request.num_choices)),
                .num_unfinished = request.num_choices};
+  if (live_.empty()) last_step_ = std::chrono::steady_clock::now();
   live_.emplace(request.id, std::move(live));
   channel_.Send(std::move(bytes));  // under the lock: a Cancel of this id comes after it
   return absl::OkStatus();
@@ -151,11 +160,34 @@ absl::Status EngineProcess::Health() const {
   return health_;
 }
 
+EngineProcess::Pulse EngineProcess::pulse() const {
+  const std::lock_guard lock(mu_);
+  return {.last_frame = last_frame_,
+          .last_step = last_step_,
+          .has_work = !live_.empty(),
+          .step_limit_seconds = step_deadline_.seconds()};
+}
+
+void EngineProcess::Kill(std::string_view why) {
+  {
+    const std::lock_guard lock(mu_);
+    if (state_ == State::kEnded || !killed_because_.empty()) return;
+    killed_because_ = why;
+  }
+  // Not by its number, which another process may have once it is reaped.
+  if (pidfd_ >= 0) syscall(SYS_pidfd_send_signal, pidfd_, SIGKILL, nullptr, 0);
+  channel_.Shutdown();
+}
+
 void EngineProcess::ReadLoop() {
   while (true) {
     const absl::StatusOr<std::string> bytes = channel_.Receive();
     internal::FromEngine frame;
     if (!bytes.ok() || !frame.ParseFromString(*bytes)) break;
+    {
+      const std::lock_guard lock(mu_);
+      last_frame_ = std::chrono::steady_clock::now();
+    }
     switch (frame.frame_case()) {
       case internal::FromEngine::kLoadProgress:
         if (options_.progress)
@@ -200,9 +232,12 @@ void EngineProcess::OnStats(const internal::EngineStats& frame) {
   const EngineStats stats = FromProto(frame);
   const std::lock_guard lock(mu_);
   const EngineStats before = std::exchange(stats_, stats);
-  if (options_.metrics == nullptr || stats.steps <= before.steps) return;
+  if (stats.steps <= before.steps) return;
   const uint64_t steps = stats.steps - before.steps;
   const double seconds = (stats.step_seconds - before.step_seconds) / static_cast<double>(steps);
+  last_step_ = std::chrono::steady_clock::now();
+  step_deadline_.Observe(seconds);
+  if (options_.metrics == nullptr) return;
   const uint64_t tokens =
       (stats.prompt_tokens + stats.generated_tokens - before.prompt_tokens - before.generated_tokens) / steps;
   for (uint64_t i = 0; i < steps; ++i) {
@@ -234,7 +269,7 @@ void EngineProcess::OnEvents(const internal::Events& frame) {
 }
 
 void EngineProcess::OnEnd() {
-  const std::string how = Reap();
+  std::string how = Reap();
   State before = State::kEnded;
   bool closing = false;
   absl::Status health;
@@ -243,6 +278,7 @@ void EngineProcess::OnEnd() {
     const std::lock_guard lock(mu_);
     before = std::exchange(state_, State::kEnded);
     closing = closing_;
+    if (!killed_because_.empty()) how = killed_because_ + " and was killed";
     if (health_.ok()) {
       health_ = closing ? WithCode(Unavailable("the server has stopped"), "shutting_down")
                         : WithCode(Unavailable("the engine process {}", how), "engine_dead");

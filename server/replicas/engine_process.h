@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "engine/engine_client.h"
 #include "engine/util/frame_channel.h"
 #include "engine/util/metrics.h"
+#include "engine/util/step_deadline.h"
 #include "optserve/internal/engine.pb.h"
 
 namespace optserve {
@@ -43,6 +45,17 @@ class EngineProcess : public EngineClient {
     // if it had any, or how the process ended. For the log: clients are told less.
     std::function<void(const absl::Status& why)> on_death;
     Metrics* metrics = nullptr;  // of the steps; outlives the object
+    // Which engine of the front end, and its how many-th process.
+    int32_t replica = 0;
+    int32_t generation = 1;
+  };
+
+  // Signs of life.
+  struct Pulse {
+    std::chrono::steady_clock::time_point last_frame;  // of any kind; one comes every second
+    std::chrono::steady_clock::time_point last_step;   // or the moment at which it last got something to do
+    bool has_work = false;
+    double step_limit_seconds = 0;  // by StepDeadline
   };
 
   // Starts the process and returns; the model loads meanwhile. From a thread that outlives the object, because the
@@ -61,6 +74,11 @@ class EngineProcess : public EngineClient {
   void Drain() override;
   EngineStats Stats() const override;  // as of the last step, or 20 ms later
   absl::Status Health() const override;
+  Pulse pulse() const;
+
+  // Ends the process by force. Everything follows that follows a crash, with `why` ("made no step for 12 s") in place
+  // of the signal.
+  void Kill(std::string_view why);
 
  private:
   enum class State { kLoading, kServing, kDraining, kEnded };
@@ -92,6 +110,10 @@ class EngineProcess : public EngineClient {
   bool closing_ ABSL_GUARDED_BY(mu_) = false;  // the end is our own wish
   absl::Status health_ ABSL_GUARDED_BY(mu_);
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  std::string killed_because_ ABSL_GUARDED_BY(mu_);  // empty: we did not
+  std::chrono::steady_clock::time_point last_frame_ ABSL_GUARDED_BY(mu_);
+  std::chrono::steady_clock::time_point last_step_ ABSL_GUARDED_BY(mu_);
+  StepDeadline step_deadline_ ABSL_GUARDED_BY(mu_);
   std::unordered_map<RequestId, Live> live_ ABSL_GUARDED_BY(mu_);
 
   absl::Status last_words_;  // of the engine; only the reading thread

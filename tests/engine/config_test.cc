@@ -26,12 +26,14 @@ TEST(EngineConfigTest, WhatIsPrintedIsRead) {
                             .max_queue = 9,
                             .prefix_cache = false,
                             .share_prefix_cache = true,
-                            .num_threads = 3};
+                            .num_threads = 3,
+                            .step_timeout_seconds = 11};
   const auto again = ParseEngineConfig(EngineConfigToJson(config));
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->model_path, config.model_path);
   EXPECT_EQ(again->device, config.device);
   EXPECT_EQ(again->kv_cache_bytes, config.kv_cache_bytes);
+  EXPECT_EQ(again->step_timeout_seconds, config.step_timeout_seconds);
   EXPECT_EQ(EngineConfigToJson(*again), EngineConfigToJson(config));
 }
 

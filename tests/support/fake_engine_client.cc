@@ -87,6 +87,7 @@ absl::Status FakeEngineClient::Submit(GenerateRequest request, std::shared_ptr<T
     const RequestId id = request.id;
     Live live{.request = std::move(request), .sink = std::move(sink)};
     live.answers.resize(live.request.num_choices);
+    live.answers[0].num_generated = static_cast<int32_t>(live.request.generated.size());
     live_.emplace(id, std::move(live));
   }
   changed_.notify_all();
@@ -175,7 +176,7 @@ void FakeEngineClient::Advance(Live& live, std::vector<TokenEvent>& events) cons
   std::vector<TokenScore> prompt_scores;
   int32_t prompt_scores_begin = 0;
   if (live.num_prefilled < prompt_size) {
-    const int32_t begin = std::max(1, live.num_prefilled);
+    const int32_t begin = std::max(request.prompt_scores_sent + 1, live.num_prefilled);
     live.num_prefilled = std::min(prompt_size, live.num_prefilled + options_.prefill_chunk);
     if (request.num_prompt_logprobs >= 0) {
       prompt_scores_begin = begin;

@@ -18,7 +18,7 @@ namespace optserve {
 
 // An engine without a model, for tests of what is above it: makes tokens by a function, and otherwise keeps the
 // promises of EngineClient (events in order, one OnEvents call per sink and step, Cancel answered by kCancelled, stop
-// tokens, min_tokens, max_tokens, deadlines, prompt scores). Any thread may call.
+// tokens, min_tokens, max_tokens, deadlines, prompt scores, resumed requests). Any thread may call.
 class FakeEngineClient : public EngineClient {
  public:
   // The token that answer `choice` (0 .. n-1) generates as its number `index` (0, 1, ...). A function of its arguments

@@ -90,6 +90,15 @@ TEST(ErrorCodecTest, OurOwnFailuresShowNothingOfUs) {
   }
 }
 
+TEST(ErrorCodecTest, ARequestThatKillsTheEngineIsNotToBeSentAgain) {
+  const absl::Status status = WithErrorCode(Internal("SIGSEGV at 0x7ffd"), kRequestKillsEngine);
+  const HttpError http = ToHttpError(status);
+  EXPECT_EQ(http.status, 500);
+  EXPECT_EQ(http.should_retry, false);
+  EXPECT_EQ(ErrorOf(http).at("code"), "request_kills_engine");
+  EXPECT_EQ(PublicMessage(status).find("again"), std::string::npos);
+}
+
 TEST(ErrorCodecTest, MessagesWithAClientsBytesAreStillJson) {
   EXPECT_EQ(ErrorOf(ToHttpError(InvalidArgument("a \"{}\"", "\xff\n"))).at("message"), "a \"\uFFFD\n\"");
 }

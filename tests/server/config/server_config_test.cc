@@ -105,6 +105,9 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"no-prefix-cache", "true"},
                             {"share-prefix-cache", "true"},
                             {"threads", "13"},
+                            {"step-timeout", "14"},
+                            {"replicas", "15"},
+                            {"max-engine-deaths", "16"},
                             {"api-key-file", "keys"}};
   const auto loaded = LoadServerConfig(flags, kNoEnvironment);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
@@ -129,6 +132,9 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_FALSE(loaded->config.engine.prefix_cache);
   EXPECT_TRUE(loaded->config.engine.share_prefix_cache);
   EXPECT_EQ(loaded->config.engine.num_threads, 13);
+  EXPECT_EQ(loaded->config.engine.step_timeout_seconds, 14);
+  EXPECT_EQ(loaded->config.replicas, 15);
+  EXPECT_EQ(loaded->config.max_engine_deaths, 16);
   EXPECT_EQ(loaded->config.api_key_file, "keys");
 }
 

@@ -46,6 +46,7 @@ TEST(ProcessFramesTest, ARequestCrossesWhole) {
       .num_prompt_logprobs = 0,
       .generated = {21, 22},
       .prompt_scores_sent = 23,
+      .admitted = true,
       .api_key_id = "key",
       .user = "not \xff UTF-8",
       .cache_salt = "salt",
@@ -66,6 +67,7 @@ TEST(ProcessFramesTest, ARequestCrossesWhole) {
   EXPECT_EQ(got.num_prompt_logprobs, sent.num_prompt_logprobs);
   EXPECT_EQ(got.generated, sent.generated);
   EXPECT_EQ(got.prompt_scores_sent, sent.prompt_scores_sent);
+  EXPECT_EQ(got.admitted, sent.admitted);
   EXPECT_EQ(got.api_key_id, sent.api_key_id);
   EXPECT_EQ(got.user, sent.user);
   EXPECT_EQ(got.cache_salt, sent.cache_salt);

@@ -1,0 +1,624 @@
+#include "server/replicas/supervisor.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "engine/util/error_details.h"
+#include "engine/util/status.h"
+
+namespace optserve {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr milliseconds kTick{100};
+constexpr std::chrono::minutes kDeathMemory{10};
+
+// A watcher that has not looked for so long was itself held back, and so may have been the frames.
+constexpr seconds kLateTick{2};
+
+// Beyond the engine's own deadline, by which it can say which rank hangs.
+constexpr seconds kWatchGrace{2};
+
+constexpr int32_t kProbationTokens = 4;  // more than a crash may have lost on their way up
+constexpr int kRetryAfterSeconds = 2;
+
+absl::Status WithCode(absl::Status status, std::string_view code) {
+  return WithRetryAfter(WithErrorCode(std::move(status), code), kRetryAfterSeconds);
+}
+
+absl::Status ShuttingDown() { return WithCode(Unavailable("the server is shutting down"), "shutting_down"); }
+
+double Seconds(std::chrono::steady_clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+bool IsEngineDeath(const absl::Status& status) { return ErrorCode(status) == "engine_dead"; }
+
+// Counters of `from` are added, its gauges too unless it is no more.
+void AddTo(EngineStats& to, const EngineStats& from, bool is_alive) {
+  to.steps += from.steps;
+  to.prompt_tokens += from.prompt_tokens;
+  to.generated_tokens += from.generated_tokens;
+  to.preemptions += from.preemptions;
+  to.prefix_cache_queries += from.prefix_cache_queries;
+  to.prefix_cache_hits += from.prefix_cache_hits;
+  to.nonfinite_rows += from.nonfinite_rows;
+  to.step_seconds += from.step_seconds;
+  if (!is_alive) return;
+  to.running += from.running;
+  to.waiting += from.waiting;
+  to.blocks_total += from.blocks_total;
+  to.blocks_used += from.blocks_used;
+  to.last_step_seconds = from.last_step_seconds;
+  to.last_step_tokens = from.last_step_tokens;
+}
+
+int64_t NowNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+// The one sink of all requests of an engine, so that a step is one call.
+class Supervisor::ReplicaSink : public TokenSink {
+ public:
+  ReplicaSink(Supervisor& supervisor, size_t index) : supervisor_(supervisor), index_(index) {}
+  void OnEvents(std::vector<TokenEvent> events) override { supervisor_.OnEvents(index_, std::move(events)); }
+
+ private:
+  Supervisor& supervisor_;
+  const size_t index_;
+};
+
+// What clients are to be told once the lock is released: one call for each sink.
+class Supervisor::Deliveries {
+ public:
+  void Add(const Live& live, TokenEvent event) {
+    event.request = live.request.id;
+    const auto [entry, is_new] = places_.try_emplace(live.sink.get(), all_.size());
+    if (is_new) all_.emplace_back(live.sink, std::vector<TokenEvent>());
+    all_[entry->second].second.push_back(std::move(event));
+  }
+
+  void Deliver() {
+    for (auto& [sink, events] : all_) sink->OnEvents(std::move(events));
+  }
+
+ private:
+  std::vector<std::pair<std::shared_ptr<TokenSink>, std::vector<TokenEvent>>> all_;
+  std::unordered_map<TokenSink*, size_t> places_;
+};
+
+Supervisor::Supervisor(Options options)
+    : options_(std::move(options)),
+      replicas_(static_cast<size_t>(options_.num_replicas)),
+      router_(options_.num_replicas) {
+  thread_ = std::thread([this] { Run(); });
+}
+
+Supervisor::~Supervisor() {
+  {
+    const std::lock_guard lock(mu_);
+    stopping_ = true;
+    Wake();
+  }
+  thread_.join();
+}
+
+// --- what the front end asks -----------------------------------------------------------------------------------------
+
+absl::Status Supervisor::Submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+  if (const absl::Status status = CheckRequest(request, model_); !status.ok()) return status;
+  const std::lock_guard lock(mu_);
+  if (!failure_.ok()) return failure_;
+  if (draining_ || stopping_) return ShuttingDown();
+  const RequestId id = request.id;
+  if (live_.contains(id)) return InvalidArgument("request id {} is in use", id);
+  const bool is_anybody_serving =
+      std::ranges::any_of(replicas_, [](const Replica& replica) { return replica.state == Replica::kServing; });
+  if (!is_anybody_serving && num_parked_new_ > 0 &&
+      (num_parked_new_ >= options_.config.max_queue ||
+       parked_new_tokens_ + std::ssize(request.prompt) > options_.config.max_queue_tokens)) {
+    return WithRetryAfter(
+        ResourceExhausted("the engine is being replaced and the queue is full: {} requests wait", num_parked_new_),
+        kRetryAfterSeconds);
+  }
+  auto owned = std::make_unique<Live>(std::move(request), std::move(sink));
+  Live& live = *owned;
+  live.arrival = next_arrival_++;
+  live_.emplace(id, std::move(owned));
+  const absl::Status status = Place(live);
+  if (!status.ok()) Erase(live);
+  return status;
+}
+
+void Supervisor::Cancel(RequestId id) {
+  const std::lock_guard lock(mu_);
+  const auto found = live_.find(id);
+  if (found == live_.end()) return;
+  Live& live = *found->second;
+  for (UnfinishedRequest::Answer& answer : live.answers) answer.is_cancelled = true;
+  if (live.replica < 0) return Wake();
+  for (const RequestId part : live.parts) replicas_[static_cast<size_t>(live.replica)].process->Cancel(part);
+}
+
+void Supervisor::CancelChoice(RequestId id, int32_t choice) {
+  const std::lock_guard lock(mu_);
+  const auto found = live_.find(id);
+  if (found == live_.end() || choice < 0 || choice >= found->second->request.num_choices) return;
+  Live& live = *found->second;
+  live.answers[static_cast<size_t>(choice)].is_cancelled = true;
+  if (live.replica < 0) return Wake();
+  for (const RequestId id_there : live.parts) {
+    const Part& part = parts_.find(id_there)->second;
+    const int32_t choice_there = choice - part.first_answer;
+    if (choice_there < 0 || choice_there >= part.num_answers) continue;
+    replicas_[static_cast<size_t>(live.replica)].process->CancelChoice(id_there, choice_there);
+  }
+}
+
+void Supervisor::Drain() {
+  const std::lock_guard lock(mu_);
+  draining_ = true;  // the engines need not know: what was accepted may still have to move to another
+}
+
+EngineStats Supervisor::Stats() const {
+  const std::lock_guard lock(mu_);
+  EngineStats stats;
+  for (const Replica& replica : replicas_) {
+    AddTo(stats, replica.retired, /*is_alive=*/false);
+    if (replica.process != nullptr) AddTo(stats, replica.process->Stats(), /*is_alive=*/true);
+  }
+  for (const auto& [arrival, live] : parked_) stats.waiting += live->num_unfinished;
+  return stats;
+}
+
+absl::Status Supervisor::Health() const {
+  const std::lock_guard lock(mu_);
+  return HealthLocked();
+}
+
+absl::Status Supervisor::HealthLocked() const {
+  if (!failure_.ok()) return failure_;
+  if (!is_start_reported_) return absl::OkStatus();  // who asks knows that it loads
+  for (const Replica& replica : replicas_) {
+    if (replica.state == Replica::kServing) return absl::OkStatus();
+  }
+  return WithCode(Unavailable("{}; it is being replaced, requests wait",
+                              last_death_.ok() ? "the engine has ended" : std::string(last_death_.message())),
+                  "engine_restarting");
+}
+
+std::vector<pid_t> Supervisor::pids() const {
+  const std::lock_guard lock(mu_);
+  std::vector<pid_t> pids;
+  for (const Replica& replica : replicas_) {
+    if (replica.process != nullptr) pids.push_back(replica.process->pid());
+  }
+  return pids;
+}
+
+// --- requests --------------------------------------------------------------------------------------------------------
+
+absl::Status Supervisor::Place(Live& live) {
+  std::vector<bool> available(replicas_.size());
+  for (size_t i = 0; i < replicas_.size(); ++i) available[i] = replicas_[i].state == Replica::kServing;
+  const int32_t index = router_.Pick(live.request, available);
+  if (index < 0) {
+    Park(live);
+    return absl::OkStatus();
+  }
+  Replica& replica = replicas_[static_cast<size_t>(index)];
+  std::vector<ResumedPart> parts = WhatIsLeft(live);
+  for (ResumedPart& part : parts) {
+    part.request.id = next_part_++;
+    part.request.admitted = part.request.admitted || !live.is_new;
+    const RequestId id = part.request.id;
+    const int32_t num_answers = part.request.num_choices;
+    const absl::Status status = replica.process->Submit(std::move(part.request), replica.sink);
+    if (status.ok()) {
+      live.replica = index;
+      live.parts.push_back(id);
+      parts_.emplace(id, Part{.live = &live, .first_answer = part.first_answer, .num_answers = num_answers});
+      continue;
+    }
+    if (IsEngineDeath(status)) {
+      // Its last frames are on their way. The parts that it took come back as lost.
+      replica.state = Replica::kDying;
+      if (live.parts.empty()) Park(live);
+      break;
+    }
+    for (const RequestId taken : live.parts) {
+      replica.process->Cancel(taken);
+      parts_.erase(taken);
+    }
+    live.parts.clear();
+    live.replica = -1;
+    return status;
+  }
+  if (live.replica < 0) return absl::OkStatus();
+  live.is_new = false;
+  router_.Add(index, live.request);
+  return absl::OkStatus();
+}
+
+void Supervisor::Park(Live& live) {
+  live.replica = -1;
+  parked_.emplace(live.arrival, &live);
+  if (live.is_new) {
+    ++num_parked_new_;
+    parked_new_tokens_ += std::ssize(live.request.prompt);
+  }
+}
+
+void Supervisor::Unpark(Live& live) {
+  parked_.erase(live.arrival);
+  if (live.is_new) {
+    --num_parked_new_;
+    parked_new_tokens_ -= std::ssize(live.request.prompt);
+  }
+}
+
+bool Supervisor::IsSuspect(const Live& live) const {
+  return live.num_deaths > 0 && live.num_deaths >= options_.max_deaths - 1;
+}
+
+void Supervisor::EndProbation(Live& live) {
+  live.num_deaths = 0;
+  on_probation_ = nullptr;
+  Wake();  // the next suspect may go
+}
+
+void Supervisor::Finish(Live& live, const TokenEvent& last_event, Deliveries& deliveries) {
+  for (size_t i = 0; i < live.answers.size(); ++i) {
+    if (live.answers[i].is_finished) continue;
+    TokenEvent event = last_event;
+    event.choice = static_cast<int32_t>(i);
+    live.Note(event);
+    deliveries.Add(live, std::move(event));
+  }
+  Erase(live);
+}
+
+void Supervisor::Erase(Live& live) {
+  if (on_probation_ == &live) EndProbation(live);
+  if (live.replica >= 0) router_.Remove(live.replica, live.request);
+  live_.erase(live.request.id);
+}
+
+void Supervisor::Wake() {
+  has_news_ = true;
+  changed_.notify_one();
+}
+
+// --- what the engines say --------------------------------------------------------------------------------------------
+
+void Supervisor::OnEvents(size_t index, std::vector<TokenEvent> events) {
+  Deliveries deliveries;
+  {
+    const std::lock_guard lock(mu_);
+    for (TokenEvent& event : events) {
+      if (event.request == replicas_[index].question) {
+        OnAnswer(index, event);
+      } else {
+        OnEvent(index, std::move(event), deliveries);
+      }
+    }
+  }
+  deliveries.Deliver();
+}
+
+void Supervisor::OnAnswer(size_t index, const TokenEvent& event) {
+  Replica& replica = replicas_[index];
+  if (event.finish == FinishReason::kNone || replica.state != Replica::kAsked) return;
+  if (!event.error.ok()) {
+    if (!IsEngineDeath(event.error)) replica.process->Kill("failed at the first question: " + event.error.ToString());
+    return;  // it is known by its death
+  }
+  replica.state = Replica::kServing;
+  replica.has_answered = true;
+  const double load_seconds = Seconds(Clock::now() - replica.start);
+  if (options_.log != nullptr && replica.generation > 1) {
+    options_.log->Info("engine_replaced", {{"replica", index},
+                                           {"generation", replica.generation},
+                                           {"pid", replica.process->pid()},
+                                           {"seconds", load_seconds},
+                                           {"requests_waiting", parked_.size()}});
+  }
+  Wake();
+}
+
+void Supervisor::OnEvent(size_t index, TokenEvent event, Deliveries& deliveries) {
+  const auto found = parts_.find(event.request);
+  if (found == parts_.end()) return;
+  const auto [part_id, part] = *found;
+  Live& live = *part.live;
+  const bool is_lost = event.finish == FinishReason::kError && IsEngineDeath(event.error) && !stopping_;
+  event.choice += part.first_answer;
+  if (!is_lost) {
+    UnfinishedRequest::Answer& answer = live.answers[static_cast<size_t>(event.choice)];
+    if (answer.is_finished) return;
+    live.Note(event);
+    if (on_probation_ == &live && event.token.has_value() && --live.tokens_of_probation == 0) EndProbation(live);
+    // Its part is done when all of the request is, or when it is a part of one answer.
+    const bool is_part_done = event.finish != FinishReason::kNone && live.parts.size() > 1;
+    deliveries.Add(live, std::move(event));
+    if (live.num_unfinished == 0) {
+      for (const RequestId id : live.parts) parts_.erase(id);
+      return Erase(live);
+    }
+    if (!is_part_done) return;
+  } else if (live.parts.size() == 1) {
+    parts_.erase(part_id);
+    live.parts.clear();
+    return OnLost(index, live, deliveries);
+  }
+  parts_.erase(part_id);
+  std::erase(live.parts, part_id);
+}
+
+void Supervisor::OnLost(size_t index, Live& live, Deliveries& deliveries) {
+  replicas_[index].state = Replica::kDying;
+  router_.Remove(live.replica, live.request);
+  live.replica = -1;
+  ++live.num_deaths;
+  if (on_probation_ != &live) return Park(live);
+  replicas_[index].is_death_explained = true;
+  const absl::Status error =
+      WithErrorCode(Internal("the engine has died {} times at this request", live.num_deaths), "request_kills_engine");
+  if (options_.log != nullptr) {
+    options_.log->Error(
+        "request_kills_engine",
+        {{"deaths", live.num_deaths}, {"prompt_tokens", live.request.prompt.size()}, {"key", live.request.api_key_id}});
+  }
+  Finish(live, {.finish = FinishReason::kError, .error = error}, deliveries);
+}
+
+// --- the supervisor's thread -----------------------------------------------------------------------------------------
+
+void Supervisor::Run() {
+  Clock::time_point last_look = Clock::now();
+  const auto num_replicas = static_cast<size_t>(options_.num_replicas);
+  for (size_t i = 0; i < num_replicas; ++i) StartProcess(i);
+  while (true) {
+    {
+      std::unique_lock lock(mu_);
+      changed_.wait_for(lock, kTick, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return has_news_ || stopping_; });
+      if (stopping_) break;
+      has_news_ = false;
+      const Clock::time_point now = Clock::now();
+      if (now - std::exchange(last_look, now) > kLateTick) {
+        for (Replica& replica : replicas_) replica.watched_from = now;
+      }
+    }
+    for (size_t i = 0; i < num_replicas; ++i) {
+      std::vector<absl::Status> started;
+      std::vector<absl::Status> died;
+      {
+        const std::lock_guard lock(mu_);
+        started.swap(replicas_[i].started);
+        died.swap(replicas_[i].died);
+      }
+      for (const absl::Status& status : started) OnStarted(i, status);
+      for (const absl::Status& why : died) OnDeath(i, why);
+    }
+    Watch(Clock::now());
+    TendParked();
+    bool have_all_answered = false;
+    {
+      const std::lock_guard lock(mu_);
+      have_all_answered = std::ranges::all_of(replicas_, &Replica::has_answered);
+    }
+    if (have_all_answered) ReportStart(absl::OkStatus());
+  }
+  std::vector<std::unique_ptr<EngineProcess>> processes;
+  {
+    const std::lock_guard lock(mu_);
+    for (Replica& replica : replicas_) processes.push_back(std::move(replica.process));
+  }
+  processes.clear();  // their last events come meanwhile
+  EndAll(ShuttingDown());
+}
+
+void Supervisor::StartProcess(size_t index) {
+  EngineProcess::Options options = {.config = options_.config, .arguments = options_.arguments};
+  options.replica = static_cast<int32_t>(index);
+  options.metrics = options_.metrics;
+  options.progress = [this, index](int64_t done, int64_t total) {
+    std::pair<int64_t, int64_t> sum;
+    {
+      const std::lock_guard lock(mu_);
+      replicas_[index].progress = {done, total};
+      for (const Replica& replica : replicas_) {
+        sum.first += replica.progress.first;
+        sum.second += replica.progress.second;
+      }
+      if (is_start_reported_) return;
+    }
+    if (options_.progress) options_.progress(sum.first, sum.second);
+  };
+  options.on_started = [this, index](const absl::Status& status) {
+    const std::lock_guard lock(mu_);
+    replicas_[index].started.push_back(status);
+    Wake();
+  };
+  options.on_death = [this, index](const absl::Status& why) {
+    const std::lock_guard lock(mu_);
+    replicas_[index].died.push_back(why);
+    Wake();
+  };
+  {
+    const std::lock_guard lock(mu_);
+    options.generation = ++replicas_[index].generation;
+    replicas_[index].state = Replica::kLoading;
+    replicas_[index].is_death_explained = false;
+    replicas_[index].start = Clock::now();
+    replicas_[index].sink = std::make_shared<ReplicaSink>(*this, index);
+    if (options.generation > 1 && options_.metrics != nullptr) options_.metrics->CountEngineRestart();
+  }
+  absl::StatusOr<std::unique_ptr<EngineProcess>> process = EngineProcess::Start(std::move(options));
+  const std::lock_guard lock(mu_);
+  if (!process.ok()) {
+    replicas_[index].started.push_back(process.status());
+    return Wake();
+  }
+  replicas_[index].process = std::move(process).value();
+}
+
+void Supervisor::OnStarted(size_t index, const absl::Status& status) {
+  if (!status.ok()) return OnDeath(index, status);
+  const std::lock_guard lock(mu_);
+  Replica& replica = replicas_[index];
+  if (!is_start_reported_) {
+    model_ = replica.process->model();
+  }
+  Ask(replica);
+}
+
+// One token of a prompt of one: an engine that cannot do that is no replacement.
+void Supervisor::Ask(Replica& replica) {
+  replica.state = Replica::kAsked;
+  replica.watched_from = Clock::now();
+  replica.question = next_part_++;
+  GenerateRequest question = {.id = replica.question, .prompt = {model_.bos_token_id}, .max_tokens = 1};
+  question.sampling.temperature = 0;
+  // Refused only by a process that has died, which is known by its death.
+  (void)replica.process->Submit(std::move(question), replica.sink);
+}
+
+void Supervisor::OnDeath(size_t index, const absl::Status& why) {
+  ReportStart(why);  // it cannot be replaced by what has never worked
+  std::unique_ptr<EngineProcess> process;
+  bool is_over = false;
+  {
+    const std::lock_guard lock(mu_);
+    Replica& replica = replicas_[index];
+    process = std::move(replica.process);
+    if (process != nullptr) AddTo(replica.retired, process->Stats(), /*is_alive=*/false);
+    replica.state = Replica::kGone;
+    replica.question = 0;
+    router_.Forget(static_cast<int32_t>(index));
+    const Clock::time_point now = Clock::now();
+    std::erase_if(replica.deaths, [now](Clock::time_point death) { return now - death > kDeathMemory; });
+    if (replica.is_death_explained) {
+      replica.deaths.clear();
+    } else {
+      replica.deaths.push_back(now);
+    }
+    is_over = std::ssize(replica.deaths) >= options_.max_deaths || !failure_.ok();
+    if (is_over) replica.state = Replica::kGivenUp;
+    last_death_ = process != nullptr && !process->Health().ok() ? process->Health() : why;
+    if (options_.log != nullptr && failure_.ok()) {
+      options_.log->Error("engine_died", {{"replica", index},
+                                          {"generation", replica.generation},
+                                          {"why", std::string(why.message())},
+                                          {"deaths", replica.deaths.size()},
+                                          {"requests_waiting", parked_.size()}});
+    }
+  }
+  process.reset();
+  if (!is_over) return StartProcess(index);
+  bool is_anybody_left = false;
+  {
+    const std::lock_guard lock(mu_);
+    is_anybody_left =
+        std::ranges::any_of(replicas_, [](const Replica& replica) { return replica.state != Replica::kGivenUp; });
+    if (options_.log != nullptr && failure_.ok()) options_.log->Error("engine_given_up", {{"replica", index}});
+  }
+  if (!is_anybody_left) GiveUp(why);
+}
+
+void Supervisor::Watch(Clock::time_point now) {
+  const std::lock_guard lock(mu_);
+  for (Replica& replica : replicas_) {
+    if (replica.state != Replica::kAsked && replica.state != Replica::kServing) continue;
+    const EngineProcess::Pulse pulse = replica.process->pulse();
+    const Clock::duration silence = now - std::max(pulse.last_frame, replica.watched_from);
+    if (silence > seconds(options_.config.step_timeout_seconds)) {
+      replica.process->Kill(fmt::format("gave no sign of life for {:.1f} s", Seconds(silence)));
+      continue;
+    }
+    const Clock::duration step = now - std::max(pulse.last_step, replica.watched_from);
+    if (pulse.has_work && Seconds(step - kWatchGrace) > pulse.step_limit_seconds) {
+      replica.process->Kill(fmt::format("made no step for {:.1f} s", Seconds(step)));
+    }
+  }
+}
+
+void Supervisor::TendParked() {
+  Deliveries deliveries;
+  {
+    const std::lock_guard lock(mu_);
+    const int64_t now_ns = NowNs();
+    for (auto next = parked_.begin(); next != parked_.end();) {
+      Live& live = *next++->second;
+      for (size_t i = 0; i < live.answers.size(); ++i) {
+        if (!live.answers[i].is_cancelled || live.answers[i].is_finished) continue;
+        TokenEvent event = {.choice = static_cast<int32_t>(i), .finish = FinishReason::kCancelled};
+        live.Note(event);
+        deliveries.Add(live, std::move(event));
+      }
+      if (live.num_unfinished == 0) {
+        Unpark(live);
+        Erase(live);
+      } else if (live.request.deadline_ns != 0 && live.request.deadline_ns <= now_ns) {
+        Unpark(live);
+        Finish(live, {.finish = FinishReason::kDeadline}, deliveries);
+      }
+    }
+    const bool is_anybody_serving =
+        std::ranges::any_of(replicas_, [](const Replica& replica) { return replica.state == Replica::kServing; });
+    for (auto next = parked_.begin(); is_anybody_serving && next != parked_.end();) {
+      Live& live = *next++->second;
+      if (IsSuspect(live)) {
+        if (on_probation_ != nullptr && on_probation_ != &live) continue;
+        on_probation_ = &live;
+        live.tokens_of_probation = kProbationTokens;
+      }
+      Unpark(live);
+      const absl::Status status = Place(live);
+      if (!status.ok()) Finish(live, {.finish = FinishReason::kError, .error = status}, deliveries);
+    }
+  }
+  deliveries.Deliver();
+}
+
+void Supervisor::GiveUp(const absl::Status& why) {
+  const absl::Status failure =
+      WithCode(Unavailable("the engine has died {} times within ten minutes and is given up", options_.max_deaths),
+               "engine_dead");
+  {
+    const std::lock_guard lock(mu_);
+    if (!failure_.ok()) return;
+    failure_ = failure;
+  }
+  EndAll(failure);
+  if (options_.on_given_up) options_.on_given_up(why);
+}
+
+void Supervisor::EndAll(const absl::Status& error) {
+  Deliveries deliveries;
+  {
+    const std::lock_guard lock(mu_);
+    while (!live_.empty()) {
+      Live& live = *live_.begin()->second;
+      if (live.replica < 0) Unpark(live);
+      for (const RequestId part : live.parts) parts_.erase(part);
+      Finish(live, {.finish = FinishReason::kError, .error = error}, deliveries);
+    }
+  }
+  deliveries.Deliver();
+}
+
+void Supervisor::ReportStart(const absl::Status& status) {
+  {
+    const std::lock_guard lock(mu_);
+    if (std::exchange(is_start_reported_, true)) return;
+    if (!status.ok()) failure_ = status;
+  }
+  if (options_.on_started) options_.on_started(status);
+}
+
+}  // namespace optserve
