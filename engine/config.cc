@@ -44,6 +44,7 @@ struct BoolKey {
 constexpr std::array kBoolKeys = {
     BoolKey{"prefix_cache", &EngineConfig::prefix_cache},
     BoolKey{"share_prefix_cache", &EngineConfig::share_prefix_cache},
+    BoolKey{"deterministic_tp", &EngineConfig::deterministic_tp},
 };
 
 constexpr std::array<std::pair<const char*, DeviceChoice>, 3> kDevices = {

@@ -157,6 +157,10 @@ constexpr ServerOption kOptions[] = {
        return status;
      },
      [](const Config& c) { return fmt::format("{}", !c.engine.prefix_cache); }},
+    {"deterministic-tp", "",
+     "the same bits on 1, 2, 4, ... ranks: sums over ranks go by one fixed tree; a little slower", kOfEngine,
+     [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.deterministic_tp); },
+     [](const Config& c) { return fmt::format("{}", c.engine.deterministic_tp); }},
     {"share-prefix-cache", "",
      "share cached prompts between API keys too, whose owners can then tell by the time what others have asked", false,
      [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.share_prefix_cache); },

@@ -15,12 +15,14 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual void AllReduceSum(const TensorView& inout) = 0;  // f32, contiguous; same bits on every rank
+  // f32, contiguous; same bits on every rank. Summed by a binary tree over ranks, ((0 + 1) + (2 + 3)) + ..., which
+  // deterministic_tp builds on: a communicator that cannot must be refused there.
+  virtual void AllReduceSum(const TensorView& inout) = 0;
   virtual void AllGather(const TensorView& shard, const TensorView& all) = 0;  // all: [size, ...shard], contiguous
   virtual absl::Status Check() = 0;  // dead peer or asynchronous error; asked once a step
 };
 
-// Ranks as threads of this process. Sums are taken in rank order, so results are reproducible bit for bit.
+// Ranks as threads of this process.
 // Element r is rank r's; they share state and may outlive each other. With size 1 every call returns at once.
 std::vector<std::unique_ptr<Communicator>> MakeThreadCommunicators(int size);
 

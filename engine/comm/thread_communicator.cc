@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <thread>
 
@@ -63,7 +64,7 @@ class ThreadCommunicator final : public Communicator {
   int size() const override { return group_->size; }
   absl::Status Check() override { return absl::OkStatus(); }
 
-  // Every rank sums one part of the tensor, in rank order, and writes the sum to all ranks.
+  // Every rank sums one part of the tensor and writes the sum to all ranks.
   void AllReduceSum(const TensorView& inout) override {
     OPTSERVE_CHECK(inout.dtype == DType::kF32 && inout.is_contiguous());
     if (group_->size == 1) return;
@@ -101,12 +102,21 @@ class ThreadCommunicator final : public Communicator {
 
   void SumPiece(int64_t begin, int64_t n) const {
     std::array<float, kPiece> sum;
-    std::copy_n(group_->tensors[0].as<const float>() + begin, n, sum.begin());
-    for (int r = 1; r < group_->size; ++r) {
-      const float* part = group_->tensors[r].as<const float>() + begin;
-      for (int64_t i = 0; i < n; ++i) sum[i] += part[i];
-    }
+    SumRanks(0, group_->size, begin, n, sum);
     for (const TensorView& to : group_->tensors) std::copy_n(sum.begin(), n, to.as<float>() + begin);
+  }
+
+  // The sum of `count` ranks by a binary tree.
+  void SumRanks(int first, int count, int64_t begin, int64_t n, std::array<float, kPiece>& sum) const {
+    if (count == 1) {
+      std::copy_n(group_->tensors[first].as<const float>() + begin, n, sum.begin());
+      return;
+    }
+    const int left = static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))) / 2;
+    SumRanks(first, left, begin, n, sum);
+    std::array<float, kPiece> right;
+    SumRanks(first + left, count - left, begin, n, right);
+    for (int64_t i = 0; i < n; ++i) sum[i] += right[i];
   }
 
   std::shared_ptr<Group> group_;

@@ -28,6 +28,9 @@ class LocalExecutor final : public Executor {
     checkpoint_ = std::move(model.checkpoint);
     model_config_ = std::move(model.config);
     OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model_config_, config_.tensor_parallel_size));
+    if (config_.deterministic_tp) {
+      OPTSERVE_RETURN_IF_ERROR(CheckDeterministicTensorParallelSize(model_config_, config_.tensor_parallel_size));
+    }
     if (config_.max_model_len > model_config_.max_positions) {
       return InvalidArgument("max_model_len is {}, but the model has {} positions", config_.max_model_len,
                              model_config_.max_positions);
@@ -81,7 +84,7 @@ class LocalExecutor final : public Executor {
           MakeBackend({.kind = config_.device == DeviceChoice::kCuda ? DeviceKind::kCuda : DeviceKind::kCpu,
                        .index = rank,
                        .num_threads = std::max(1, threads)}));
-      ranks_.emplace_back(model_config_, std::move(backend), std::move(comms[rank]));
+      ranks_.emplace_back(model_config_, std::move(backend), std::move(comms[rank]), config_.deterministic_tp);
       OPTSERVE_RETURN_IF_ERROR(ranks_.back().LoadWeights(tensors));
     }
     if (num_ranks > 1) {

@@ -29,7 +29,8 @@ absl::Status RankWorker::Allocate(const KvBudget& kv, int64_t max_tokens) {
                                                     .block_size = kv.block_size,
                                                     .head_size = config_.head_size()},
                                                    *backend_));
-  OPTSERVE_ASSIGN_OR_RETURN(model_, OptModel::Make(config_, std::move(weights_), max_tokens, *kv_, *comm_, *backend_));
+  OPTSERVE_ASSIGN_OR_RETURN(
+      model_, OptModel::Make(config_, std::move(weights_), max_tokens, deterministic_tp_, *kv_, *comm_, *backend_));
   if (comm_->rank() != 0) return absl::OkStatus();
 
   constexpr size_t kBytes = static_cast<size_t>(kTile * (3 + 2 * kTop)) * 4;

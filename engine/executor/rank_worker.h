@@ -24,8 +24,10 @@ namespace optserve {
 // One thread at a time calls; within a step all ranks of the group must be called.
 class RankWorker {
  public:
-  RankWorker(const OptConfig& config, std::unique_ptr<Backend> backend, std::unique_ptr<Communicator> comm)
-      : config_(config), backend_(std::move(backend)), comm_(std::move(comm)) {}
+  // With `deterministic_tp` the group's size changes no bit, see adr/0006.
+  RankWorker(const OptConfig& config, std::unique_ptr<Backend> backend, std::unique_ptr<Communicator> comm,
+             bool deterministic_tp = false)
+      : config_(config), deterministic_tp_(deterministic_tp), backend_(std::move(backend)), comm_(std::move(comm)) {}
 
   // `tensors` and the checkpoint behind them outlive the worker.
   absl::Status LoadWeights(const OptTensors& tensors);
@@ -54,6 +56,7 @@ class RankWorker {
   TokenScore ScoreAt(int64_t row, int32_t id, int32_t num_top) const;
 
   OptConfig config_;
+  bool deterministic_tp_ = false;
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Communicator> comm_;
   OptWeights weights_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -162,6 +163,16 @@ absl::StatusOr<OptConfig> LoadOptConfig(const std::string& model_directory) {
   if (absl::IsNotFound(generation.status())) generation = std::string();
   OPTSERVE_RETURN_IF_ERROR(generation.status());
   return ParseOptConfig(config, *generation);
+}
+
+int32_t NumTreeSlices(const OptConfig& config) { return std::gcd(std::gcd(config.num_heads, config.ffn_size), 16); }
+
+absl::Status CheckDeterministicTensorParallelSize(const OptConfig& config, int32_t tensor_parallel_size) {
+  const int32_t num_slices = NumTreeSlices(config);
+  if (num_slices % tensor_parallel_size == 0) return absl::OkStatus();
+  return InvalidArgument(
+      "deterministic_tp sums this model's products in {} slices, which tensor_parallel_size {} does not divide",
+      num_slices, tensor_parallel_size);
 }
 
 absl::Status CheckTensorParallelSize(const OptConfig& config, int32_t tensor_parallel_size) {

@@ -42,4 +42,11 @@ absl::StatusOr<OptConfig> ParseOptConfig(std::string_view config_json, std::stri
 // Refuses a tensor-parallel size that does not divide the heads or the ffn; the message lists the sizes that do.
 absl::Status CheckTensorParallelSize(const OptConfig& config, int32_t tensor_parallel_size);
 
+// With deterministic_tp, products whose input is split over ranks are sums of so many slices of equal size, by a binary
+// tree, whatever the number of ranks: a power of two that divides heads and ffn size, at most 16.
+int32_t NumTreeSlices(const OptConfig& config);
+
+// InvalidArgument: the slices cannot be dealt out evenly to so many ranks.
+absl::Status CheckDeterministicTensorParallelSize(const OptConfig& config, int32_t tensor_parallel_size);
+
 }  // namespace optserve

@@ -1,6 +1,8 @@
 #include "engine/model/opt_model.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -20,9 +22,10 @@ TensorView AsHeads(const TensorView& matrix, int64_t num_heads, int64_t head_siz
 
 }  // namespace
 
-absl::StatusOr<OptModel> OptModel::Make(const OptConfig& config, OptWeights weights, int64_t max_tokens, KvCache& kv,
-                                        Communicator& comm, Backend& backend) {
-  OptModel model(config, std::move(weights), kv, comm, backend);
+absl::StatusOr<OptModel> OptModel::Make(const OptConfig& config, OptWeights weights, int64_t max_tokens,
+                                        bool deterministic_tp, KvCache& kv, Communicator& comm, Backend& backend) {
+  const int32_t num_slices = deterministic_tp ? NumTreeSlices(config) / comm.size() : 0;
+  OptModel model(config, std::move(weights), num_slices, kv, comm, backend);
   OPTSERVE_RETURN_IF_ERROR(model.AllocateActivations(max_tokens));
   return model;
 }
@@ -30,6 +33,11 @@ absl::StatusOr<OptModel> OptModel::Make(const OptConfig& config, OptWeights weig
 absl::Status OptModel::AllocateActivations(int64_t max_tokens) {
   Activations& a = activations_;
   const bool several = comm_->size() > 1;
+  // A pair of slices is summed in one place; each half of more slices than that needs one.
+  const int64_t num_levels = num_slices_ > 0
+                                 ? std::max(1, static_cast<int>(std::bit_width(static_cast<unsigned>(num_slices_))) - 1)
+                             : several ? 1
+                                       : 0;
   const int64_t vocab_rows = VocabRowsPerRank(config_.vocab_size, comm_->size());
   struct Want {
     TensorView* view;
@@ -43,7 +51,7 @@ absl::Status OptModel::AllocateActivations(int64_t max_tokens) {
       {&a.qkv, max_tokens, 3 * local_width()},
       {&a.attn, max_tokens, local_width()},
       {&a.ffn, max_tokens, config_.ffn_size / comm_->size()},
-      {&a.partial, several ? max_tokens : 0, config_.hidden_size},
+      {&a.partial, num_levels * max_tokens, config_.hidden_size},
       {&a.rows, kLogitTile, config_.hidden_size},
       {&a.embed_rows, config_.has_projections() ? kLogitTile : 0, config_.embed_size},
       {&a.logits_shard, several ? kLogitTile : 0, vocab_rows},
@@ -160,6 +168,12 @@ void OptModel::Norm(const NormWeights& norm, const TensorView& x, const TensorVi
 }
 
 void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& residual) {
+  if (num_slices_ > 0) {
+    const TensorView partial = SumSlices(linear.weight, input, 0, num_slices_, 0);
+    comm_->AllReduceSum(partial);
+    backend_->AddBiasResidual({.x = residual, .partial = partial, .bias = linear.bias});
+    return;
+  }
   if (comm_->size() == 1) {
     backend_->Linear({.x = input, .parts = {{{linear.weight, linear.bias, residual}}}, .accumulate = true});
     return;
@@ -168,6 +182,25 @@ void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input,
   backend_->Linear({.x = input, .parts = {{{.weight = linear.weight, .out = partial}}}});
   comm_->AllReduceSum(partial);
   backend_->AddBiasResidual({.x = residual, .partial = partial, .bias = linear.bias});
+}
+
+// The ranks' slices are aligned subtrees of one tree over all of them, which AllReduceSum completes.
+TensorView OptModel::SumSlices(const TensorView& weight, const TensorView& input, int32_t first, int32_t count,
+                               int32_t level) {
+  const TensorView sum = Partial(level, input.dims[0]);
+  if (count > 2) {
+    SumSlices(weight, input, first, count / 2, level);
+    const TensorView right = SumSlices(weight, input, first + count / 2, count / 2, level + 1);
+    backend_->AddBiasResidual({.x = sum, .partial = right});
+    return sum;
+  }
+  const int64_t width = input.dims[1] / num_slices_;
+  for (int32_t i = first; i < first + count; ++i) {
+    backend_->Linear({.x = input.Columns(i * width, width),
+                      .parts = {{{.weight = weight.Columns(i * width, width), .out = sum}}},
+                      .accumulate = i > first});
+  }
+  return sum;
 }
 
 TensorView OptModel::Logits(const StepInputs& in, int64_t begin, int64_t count) {

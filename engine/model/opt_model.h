@@ -22,8 +22,9 @@ class OptModel {
   static constexpr int64_t kLogitTile = 64;
 
   // Allocates what a step of up to max_tokens tokens needs. `kv`, `comm` and `backend` outlive the model.
-  static absl::StatusOr<OptModel> Make(const OptConfig& config, OptWeights weights, int64_t max_tokens, KvCache& kv,
-                                       Communicator& comm, Backend& backend);
+  // With `deterministic_tp` the size of `comm` changes no bit of the logits.
+  static absl::StatusOr<OptModel> Make(const OptConfig& config, OptWeights weights, int64_t max_tokens,
+                                       bool deterministic_tp, KvCache& kv, Communicator& comm, Backend& backend);
 
   // Computes all tokens of a step and stores their keys and values. The hidden states stay for Logits.
   void Forward(const StepInputs& in);
@@ -41,7 +42,7 @@ class OptModel {
     TensorView qkv;           // [T, 3 * H * D]
     TensorView attn;          // [T, H * D]
     TensorView ffn;           // [T, F / ranks]
-    TensorView partial;       // [T, E]: one rank's summand; with several ranks only
+    TensorView partial;       // [levels * T, E]: one rank's summand, and those of its tree that wait; see RowParallel
     TensorView rows;          // [kLogitTile, E]
     TensorView embed_rows;    // [kLogitTile, w]; with projections only
     TensorView logits_shard;  // [kLogitTile, V / ranks]; with several ranks only
@@ -49,8 +50,14 @@ class OptModel {
     TensorView logits;        // [kLogitTile, V]
   };
 
-  OptModel(const OptConfig& config, OptWeights weights, KvCache& kv, Communicator& comm, Backend& backend)
-      : config_(config), weights_(std::move(weights)), kv_(&kv), comm_(&comm), backend_(&backend) {}
+  OptModel(const OptConfig& config, OptWeights weights, int32_t num_slices, KvCache& kv, Communicator& comm,
+           Backend& backend)
+      : config_(config),
+        weights_(std::move(weights)),
+        num_slices_(num_slices),
+        kv_(&kv),
+        comm_(&comm),
+        backend_(&backend) {}
 
   absl::Status AllocateActivations(int64_t max_tokens);
 
@@ -61,12 +68,18 @@ class OptModel {
   void Norm(const NormWeights& norm, const TensorView& x, const TensorView& out);
   // residual += input * weight^T, summed over ranks, + bias once.
   void RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& residual);
+  // The sum of slices [first, first + count) of input * weight^T over K, by a binary tree; its place is the level's.
+  TensorView SumSlices(const TensorView& weight, const TensorView& input, int32_t first, int32_t count, int32_t level);
+  TensorView Partial(int32_t level, int64_t num_tokens) const {
+    return activations_.partial.Rows(level * activations_.x.dims[0], num_tokens);
+  }
 
   int64_t local_heads() const { return config_.num_heads / comm_->size(); }
   int64_t local_width() const { return local_heads() * config_.head_size(); }
 
   OptConfig config_;
   OptWeights weights_;
+  int32_t num_slices_ = 0;  // of this rank's part of K in row-parallel products; 0: its part is summed as a whole
   KvCache* kv_;
   Communicator* comm_;
   Backend* backend_;

@@ -71,13 +71,13 @@ Work PromptWork(const OptConfig& c) {
 
 class ModelTimer {
  public:
-  static absl::StatusOr<ModelTimer> Make(int num_threads) {
+  static absl::StatusOr<ModelTimer> Make(int num_threads, bool deterministic_tp = false) {
     ModelTimer timer;
     timer.checkpoint_ = std::make_unique<RandomCheckpoint>(timer.config_);
     OPTSERVE_ASSIGN_OR_RETURN(const OptTensors tensors, OptTensors::Match(timer.config_, *timer.checkpoint_));
     OPTSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend({.num_threads = num_threads}));
-    timer.worker_ =
-        std::make_unique<RankWorker>(timer.config_, std::move(backend), std::move(MakeThreadCommunicators(1).front()));
+    timer.worker_ = std::make_unique<RankWorker>(timer.config_, std::move(backend),
+                                                 std::move(MakeThreadCommunicators(1).front()), deterministic_tp);
     OPTSERVE_RETURN_IF_ERROR(timer.worker_->LoadWeights(tensors));
     const int32_t num_blocks = kMaxBatch * kLastContext / kBlockSize;
     OPTSERVE_RETURN_IF_ERROR(
@@ -127,7 +127,10 @@ absl::StatusOr<std::vector<Measurement>> BenchModel(MachineProbe& probe, int num
   const double context = (kFirstContext + kLastContext) / 2.0;
   const Work one = DecodeWork(timer.config(), 1, context), many = DecodeWork(timer.config(), 32, context);
   const Work prompt = PromptWork(timer.config());
-  Series batch1, batch8, batch32, prefill;
+  OPTSERVE_ASSIGN_OR_RETURN(ModelTimer tree_timer, ModelTimer::Make(num_threads, /*deterministic_tp=*/true));
+  OPTSERVE_RETURN_IF_ERROR(tree_timer.Prompt().status());
+  OPTSERVE_RETURN_IF_ERROR(tree_timer.Decode(kMaxBatch, 2).status());
+  Series batch1, batch8, batch32, prefill, tree_batch8, tree_prefill;
   for (int i = 0; i < repetitions; ++i) {
     MachineProbe::Sample before = probe.Take();
     OPTSERVE_ASSIGN_OR_RETURN(const double one_seconds, timer.Decode(1, 8));
@@ -140,6 +143,10 @@ absl::StatusOr<std::vector<Measurement>> BenchModel(MachineProbe& probe, int num
     batch8.tokens_per_second.push_back(8 / eight_seconds);
     batch8.ratios.push_back(8 * std::min(one_seconds, one_again) / eight_seconds);
 
+    OPTSERVE_ASSIGN_OR_RETURN(const double tree_eight_seconds, tree_timer.Decode(8, 6));
+    tree_batch8.tokens_per_second.push_back(8 / tree_eight_seconds);
+    tree_batch8.ratios.push_back(eight_seconds / tree_eight_seconds);
+
     before = probe.Take();
     OPTSERVE_ASSIGN_OR_RETURN(const double many_seconds, timer.Decode(32, 2));
     after = probe.Take();
@@ -150,10 +157,17 @@ absl::StatusOr<std::vector<Measurement>> BenchModel(MachineProbe& probe, int num
     before = probe.Take();
     prefill.tokens_per_second.push_back(kPromptTokens / prompt_seconds);
     prefill.ratios.push_back(prompt.flops / prompt_seconds / Faster(before, after).flops);
+
+    OPTSERVE_ASSIGN_OR_RETURN(const double tree_prompt_seconds, tree_timer.Prompt());
+    tree_prefill.tokens_per_second.push_back(kPromptTokens / tree_prompt_seconds);
+    tree_prefill.ratios.push_back(prompt_seconds / tree_prompt_seconds);
   }
-  return std::vector<Measurement>{
-      batch1.Report("decode, batch 1", "read bandwidth", 0.75), batch8.Report("decode, batch 8", "batch 1", 5.0),
-      batch32.Report("decode, batch 32", "FMA peak", 0.6), prefill.Report("prompt of 1024", "FMA peak", 0.6)};
+  return std::vector<Measurement>{batch1.Report("decode, batch 1", "read bandwidth", 0.75),
+                                  batch8.Report("decode, batch 8", "batch 1", 5.0),
+                                  batch32.Report("decode, batch 32", "FMA peak", 0.6),
+                                  prefill.Report("prompt of 1024", "FMA peak", 0.6),
+                                  tree_batch8.Report("deterministic-tp, batch 8", "without", 0.9),
+                                  tree_prefill.Report("deterministic-tp, prompt of 1024", "without", 0.9)};
 }
 
 }  // namespace optserve

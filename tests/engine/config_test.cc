@@ -26,6 +26,7 @@ TEST(EngineConfigTest, WhatIsPrintedIsRead) {
                             .max_queue = 9,
                             .prefix_cache = false,
                             .share_prefix_cache = true,
+                            .deterministic_tp = true,
                             .num_threads = 3,
                             .step_timeout_seconds = 11};
   const auto again = ParseEngineConfig(EngineConfigToJson(config));

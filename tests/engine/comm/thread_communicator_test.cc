@@ -29,14 +29,21 @@ std::vector<float> RandomValues(int rank, int64_t count, int round) {
 
 class ThreadCommunicatorTest : public testing::TestWithParam<int> {};  // ranks; 13 are more than this machine's cores
 
-TEST_P(ThreadCommunicatorTest, SumsInRankOrderToTheSameBitsEverywhere) {
+// The sum of ranks [first, first + count) by a binary tree.
+std::vector<float> TreeSum(int first, int count, int64_t num_values) {
+  if (count == 1) return RandomValues(first, num_values, 0);
+  int left = 1;
+  while (left * 2 < count) left *= 2;
+  std::vector<float> sum = TreeSum(first, left, num_values);
+  const std::vector<float> right = TreeSum(first + left, count - left, num_values);
+  for (int64_t i = 0; i < num_values; ++i) sum[i] += right[i];
+  return sum;
+}
+
+TEST_P(ThreadCommunicatorTest, SumsByATreeToTheSameBitsEverywhere) {
   const int size = GetParam();
   for (const int64_t count : {int64_t{1}, int64_t{7}, int64_t{16}, int64_t{1000}, int64_t{50'000}}) {
-    std::vector<float> expected = RandomValues(0, count, 0);
-    for (int rank = 1; rank < size; ++rank) {
-      const std::vector<float> values = RandomValues(rank, count, 0);
-      for (int64_t i = 0; i < count; ++i) expected[i] += values[i];
-    }
+    const std::vector<float> expected = TreeSum(0, size, count);
     std::vector<std::vector<float>> results(size);
     OnAllRanks(size, [&](Communicator& comm) {
       results[comm.rank()] = RandomValues(comm.rank(), count, 0);

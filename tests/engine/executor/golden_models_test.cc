@@ -26,11 +26,13 @@ struct Started {
   StartResult start;
 };
 
-Started StartModel(const std::string& directory, int32_t tensor_parallel_size, int32_t num_threads = 0) {
+Started StartModel(const std::string& directory, int32_t tensor_parallel_size, int32_t num_threads = 0,
+                   bool deterministic_tp = false) {
   // One thread a rank, unless told: the models are too small for more to help.
   const EngineConfig config{.model_path = directory,
                             .tensor_parallel_size = tensor_parallel_size,
                             .max_num_seqs = 16,
+                            .deterministic_tp = deterministic_tp,
                             .num_threads = num_threads > 0 ? num_threads : tensor_parallel_size};
   absl::StatusOr<std::unique_ptr<Executor>> executor = MakeLocalExecutor(config);
   if (!executor.ok()) throw std::runtime_error(executor.status().ToString());
@@ -122,6 +124,55 @@ INSTANTIATE_TEST_SUITE_P(Formats, GoldenModels,
                          [](const auto& info) {
                            return std::get<0>(info.param) + "_tp" + std::to_string(std::get<1>(info.param));
                          });
+
+class DeterministicTp : public testing::TestWithParam<std::string> {};
+
+TEST_P(DeterministicTp, TheNumberOfRanksChangesNoBit) {
+  const GoldenModel model = LoadGoldenModel(GetParam());
+  const absl::StatusOr<OptConfig> config = LoadOptConfig(model.directory);
+  ASSERT_TRUE(config.ok()) << config.status();
+  const RunOptions options{.max_new_tokens = 24, .chunk = 11, .batched = true};
+  std::vector<RunResult> on_one;
+  for (const int size : {1, 2, 4}) {
+    SCOPED_TRACE(size);
+    if (!CheckTensorParallelSize(*config, size).ok()) continue;
+    ASSERT_TRUE(CheckDeterministicTensorParallelSize(*config, size).ok());
+    const Started run = StartModel(model.directory, size, 0, /*deterministic_tp=*/true);
+    const std::vector<RunResult> results = RunPrompts(*run.executor, run.start.kv, Prompts(model), options);
+    if (size == 1) on_one = results;
+    for (size_t i = 0; i < results.size(); ++i) {
+      ExpectGolden(model.prompts[i], results[i]);
+      ExpectSameBits(on_one[i], results[i]);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, DeterministicTp, testing::ValuesIn(GoldenModelNames({"safetensors", "bin", "pt"})),
+                         [](const auto& info) { return info.param; });
+
+TEST(DeterministicTpTest, RanksThatDoNotDivideTheTreeAreRefused) {
+  OptConfig config;  // OPT-125M: 12 heads
+  EXPECT_EQ(NumTreeSlices(config), 4);
+  EXPECT_TRUE(CheckDeterministicTensorParallelSize(config, 4).ok());
+  EXPECT_TRUE(CheckTensorParallelSize(config, 3).ok());
+  EXPECT_THAT(CheckDeterministicTensorParallelSize(config, 3).ToString(), testing::HasSubstr("4 slices"));
+}
+
+// At four ranks the model's sums differ without the tree: the test above can fail.
+TEST(DeterministicTpTest, WithoutItBitsDoDependOnRanks) {
+  const GoldenModel model = LoadGoldenModel("preln_d64");
+  const RunOptions options{.max_new_tokens = 4};
+  const Started one = StartModel(model.directory, 1), two = StartModel(model.directory, 2);
+  const std::vector<RunResult> a = RunPrompts(*one.executor, one.start.kv, Prompts(model), options);
+  const std::vector<RunResult> b = RunPrompts(*two.executor, two.start.kv, Prompts(model), options);
+  bool differ = false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    for (size_t t = 0; t < a[i].prompt_scores.size(); ++t) {
+      differ = differ || a[i].prompt_scores[t].logprob != b[i].prompt_scores[t].logprob;
+    }
+  }
+  EXPECT_TRUE(differ);
+}
 
 TEST(GoldenModelTest, ThreadsChangeNoBit) {
   const GoldenModel model = LoadGoldenModel("preln_d64");

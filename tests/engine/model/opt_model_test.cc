@@ -46,8 +46,8 @@ TEST_P(OptModelLogits, MatchTransformers) {
                                    .block_size = kBlockSize,
                                    .head_size = config.head_size()},
                                   *backend);
-  OptModel model = *OptModel::Make(config, *LoadOptWeights(config, tensors, {}, *backend), config.max_positions, kv,
-                                   *comm, *backend);
+  OptModel model = *OptModel::Make(config, *LoadOptWeights(config, tensors, {}, *backend), config.max_positions,
+                                   /*deterministic_tp=*/false, kv, *comm, *backend);
   StepInputs inputs;
   for (const GoldenPrompt& prompt : golden.prompts) {
     SCOPED_TRACE(prompt.name);

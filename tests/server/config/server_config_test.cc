@@ -103,6 +103,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"max-queue-tokens", "11"},
                             {"batch-step-tokens", "12"},
                             {"no-prefix-cache", "true"},
+                            {"deterministic-tp", "true"},
                             {"share-prefix-cache", "true"},
                             {"threads", "13"},
                             {"step-timeout", "14"},
@@ -130,6 +131,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.engine.max_queue_tokens, 11);
   EXPECT_EQ(loaded->config.engine.batch_step_tokens, 12);
   EXPECT_FALSE(loaded->config.engine.prefix_cache);
+  EXPECT_TRUE(loaded->config.engine.deterministic_tp);
   EXPECT_TRUE(loaded->config.engine.share_prefix_cache);
   EXPECT_EQ(loaded->config.engine.num_threads, 13);
   EXPECT_EQ(loaded->config.engine.step_timeout_seconds, 14);
