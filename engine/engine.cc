@@ -29,6 +29,10 @@ absl::Status ShuttingDown() {
   return WithRetryAfter(WithErrorCode(Unavailable("the server is shutting down"), "shutting_down"), 1);
 }
 
+absl::Status Death(std::string_view why) {
+  return WithErrorCode(Unavailable("the engine has stopped: {}", why), "engine_dead");
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Start(const EngineConfig& config,
@@ -49,7 +53,7 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Start(const EngineConf
 }
 
 LocalEngine::LocalEngine(const EngineConfig& config, std::unique_ptr<Executor> executor)
-    : config_(config), executor_(std::move(executor)) {}
+    : config_(config), executor_(std::move(executor)), step_deadline_(config.step_timeout_seconds) {}
 
 LocalEngine::~LocalEngine() {
   {
@@ -83,23 +87,28 @@ void LocalEngine::Run() {
     const StepPlan& plan = scheduler_->PlanStep(NowNs());
     if (!plan.slices.empty()) {
       const int64_t start_ns = NowNs();
+      NoteStepStart(start_ns);
       absl::StatusOr<StepResult> result = executor_->Execute(plan);
-      if (!result.ok()) {
-        const absl::Status& error = result.status();
-        return Stop(
-            FinishReason::kError,
-            WithErrorCode(Unavailable("the engine has stopped: {}", std::string(error.message())), "engine_dead"));
-      }
+      NoteStepStart(0);
+      if (!result.ok()) return Stop(FinishReason::kError, Death(std::string(result.status().message())));
       counters_.last_step_seconds = static_cast<double>(NowNs() - start_ns) / 1e9;
       counters_.last_step_tokens = static_cast<int32_t>(plan.token_ids.size());
       counters_.step_seconds += counters_.last_step_seconds;
       counters_.steps = plan.step;
       scheduler_->Commit(std::move(*result));
+      if (scheduler_->is_device_suspect()) {
+        return Stop(FinishReason::kError, Death("NaN or Inf with several prompts: the device computes nonsense"));
+      }
     }
     Publish();
     DeliverEvents();
   }
   Stop(FinishReason::kCancelled, absl::OkStatus());
+}
+
+void LocalEngine::NoteStepStart(int64_t start_ns) {
+  const std::lock_guard lock(mu_);
+  step_start_ns_ = start_ns;
 }
 
 bool LocalEngine::TakeInbox() {
@@ -159,6 +168,7 @@ void LocalEngine::Publish() {
   const int64_t now_ns = NowNs();
 
   const std::lock_guard lock(mu_);
+  if (counters_.steps != stats_.steps) step_deadline_.Observe(counters_.last_step_seconds);
   stats_ = counters_;
   for (const Scheduler::Event& event : scheduler_->events()) {
     if (event.request_done) live_.erase(event.event.request);
@@ -258,7 +268,11 @@ EngineStats LocalEngine::Stats() const {
 
 absl::Status LocalEngine::Health() const {
   const std::lock_guard lock(mu_);
-  return health_;
+  if (!health_.ok() || step_start_ns_ == 0) return health_;
+  const double seconds = static_cast<double>(NowNs() - step_start_ns_) / 1e9;
+  if (seconds <= step_deadline_.seconds()) return health_;
+  return Death(
+      fmt::format("a step has not ended for {:.1f} s: the others wait for {}", seconds, executor_->WhoIsBehind()));
 }
 
 }  // namespace optserve

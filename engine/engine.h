@@ -16,6 +16,7 @@
 #include "engine/engine_client.h"
 #include "engine/executor/executor.h"
 #include "engine/scheduler/scheduler.h"
+#include "engine/util/step_deadline.h"
 
 namespace optserve {
 
@@ -64,6 +65,8 @@ class LocalEngine : public EngineClient {
 
   absl::Status StartExecutor(const LoadProgress& progress);
   void Run();
+  // For Health: since when the step runs; 0: none does.
+  void NoteStepStart(int64_t start_ns);
   // Waits until there is something to do and takes the inbox in. False: the engine is to stop.
   bool TakeInbox();
   void Apply(Command command);
@@ -97,6 +100,8 @@ class LocalEngine : public EngineClient {
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status health_ ABSL_GUARDED_BY(mu_);
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  StepDeadline step_deadline_ ABSL_GUARDED_BY(mu_);
+  int64_t step_start_ns_ ABSL_GUARDED_BY(mu_) = 0;  // of the step that runs; 0: none
   // Requests that have not started, those in the inbox included.
   int64_t num_queued_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t num_queued_tokens_ ABSL_GUARDED_BY(mu_) = 0;

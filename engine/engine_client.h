@@ -60,7 +60,7 @@ class EngineClient {
 
   virtual EngineStats Stats() const = 0;  // from memory, at once
 
-  // OK while the engine lives; afterwards why it ended.
+  // OK while the engine lives; afterwards why it ended, or who holds up a step that takes longer than StepDeadline.
   virtual absl::Status Health() const = 0;
 };
 

@@ -16,6 +16,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "engine/process_frames.h"
+#include "engine/util/fault_injection.h"
 #include "engine/util/frame_channel.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
@@ -121,6 +122,7 @@ LoadProgress ThrottledProgress(FrameChannel& channel) {
 LoadedEngine Load(FrameChannel& channel, const internal::ToEngine& first, const EngineStarter& start) {
   if (!first.has_start()) return Internal("the engine process was not told what to start");
   OPTSERVE_ASSIGN_OR_RETURN(const EngineConfig config, ParseEngineConfig(first.start().engine_config_json()));
+  SetFaultScope(first.start().replica(), first.start().generation());
   return start(config, ThrottledProgress(channel));
 }
 
@@ -204,7 +206,8 @@ int RunEngineProcess(int fd, const EngineStarter& start) {
   for (; frame.ok(); frame = Receive(channel)) Handle(*frame, **engine, reporter);
   reporter->Stop();
   reporting.join();
-  return (*engine)->Health().ok() ? 0 : 1;
+  if (!(*engine)->Health().ok()) _exit(1);  // its threads may never end
+  return 0;
 }
 
 }  // namespace optserve

@@ -21,6 +21,15 @@ function(optserve_library NAME)
   target_link_libraries(${NAME} PUBLIC optserve_flags ${ARG_DEPS})
 endfunction()
 
+# For the few targets that include engine/util/fault_injection.h, so that all others are the same in every build.
+function(optserve_faults)
+  if(OPTSERVE_FAULTS)
+    foreach(name IN LISTS ARGN)
+      target_compile_definitions(${name} PRIVATE OPTSERVE_FAULTS)
+    endforeach()
+  endif()
+endfunction()
+
 # optserve_test(NAME SRCS a_test.cc DEPS libs LABELS unit): one GoogleTest binary, one ctest entry; the target
 # optserve_tests builds them all.
 #

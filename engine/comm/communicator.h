@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -20,6 +21,14 @@ class Communicator {
   virtual void AllReduceSum(const TensorView& inout) = 0;
   virtual void AllGather(const TensorView& shard, const TensorView& all) = 0;  // all: [size, ...shard], contiguous
   virtual absl::Status Check() = 0;  // dead peer or asynchronous error; asked once a step
+
+  // The group is at its end: every rank returns from its collective, and from all later ones, at once and without a
+  // result, and Check says `why`, the first one. Any thread.
+  virtual void Abort(const absl::Status& why) = 0;
+
+  // How many times this rank has come to a point where it waits for the others: who is behind holds the others up. Any
+  // thread.
+  virtual uint64_t num_arrivals() const = 0;
 };
 
 // Ranks as threads of this process.

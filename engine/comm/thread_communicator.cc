@@ -3,8 +3,10 @@
 #include <atomic>
 #include <bit>
 #include <cstring>
+#include <mutex>
 #include <thread>
 
+#include "absl/base/thread_annotations.h"
 #include "engine/comm/communicator.h"
 #include "kernels/common/check.h"
 
@@ -24,8 +26,10 @@ class Barrier {
   explicit Barrier(int size)
       : size_(size), spins_(size <= static_cast<int>(std::thread::hardware_concurrency()) ? 5000 : 0) {}
 
+  // Also returns, from then on at once, when the barrier is aborted.
   void Wait() {
     const uint32_t round = round_.load(std::memory_order_acquire);
+    if (is_aborted()) return;
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
@@ -41,19 +45,36 @@ class Barrier {
     while (round_.load(std::memory_order_acquire) == round) round_.wait(round, std::memory_order_acquire);
   }
 
+  // Those who read the round before this see it change; those who read it after see is_aborted().
+  void Abort() {
+    is_aborted_.store(true, std::memory_order_release);
+    round_.fetch_add(1, std::memory_order_acq_rel);
+    round_.notify_all();
+  }
+
+  bool is_aborted() const { return is_aborted_.load(std::memory_order_acquire); }
+
  private:
   const int size_;
   const int spins_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<uint32_t> round_{0};
+  std::atomic<bool> is_aborted_{false};
+};
+
+struct alignas(64) ArrivalCount {
+  std::atomic<uint64_t> value{0};
 };
 
 // What the ranks of a group share: a barrier, and where each rank's tensor lies during a call.
 struct Group {
-  explicit Group(int size_in) : size(size_in), barrier(size_in), tensors(size_in) {}
+  explicit Group(int size_in) : size(size_in), barrier(size_in), tensors(size_in), arrivals(size_in) {}
   const int size;
   Barrier barrier;
   std::vector<TensorView> tensors;
+  std::vector<ArrivalCount> arrivals;  // by rank
+  std::mutex mu;
+  absl::Status failure ABSL_GUARDED_BY(mu);
 };
 
 class ThreadCommunicator final : public Communicator {
@@ -62,13 +83,28 @@ class ThreadCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return group_->size; }
-  absl::Status Check() override { return absl::OkStatus(); }
+  uint64_t num_arrivals() const override { return group_->arrivals[rank_].value.load(std::memory_order_relaxed); }
+
+  absl::Status Check() override {
+    if (!group_->barrier.is_aborted()) return absl::OkStatus();
+    const std::lock_guard lock(group_->mu);
+    return group_->failure;
+  }
+
+  void Abort(const absl::Status& why) override {
+    {
+      const std::lock_guard lock(group_->mu);
+      if (!group_->failure.ok()) return;
+      group_->failure = why;
+    }
+    group_->barrier.Abort();
+  }
 
   // Every rank sums one part of the tensor and writes the sum to all ranks.
   void AllReduceSum(const TensorView& inout) override {
     OPTSERVE_CHECK(inout.dtype == DType::kF32 && inout.is_contiguous());
     if (group_->size == 1) return;
-    Publish(inout);
+    if (!Publish(inout)) return;
     const int64_t n = inout.num_elements();
     for (const TensorView& other : group_->tensors) OPTSERVE_CHECK(other.num_elements() == n);
     // Parts end at cache lines, so that no two ranks write to one.
@@ -77,26 +113,33 @@ class ThreadCommunicator final : public Communicator {
     const int64_t begin = std::min(n, lines * rank_ / group_->size * kLine);
     const int64_t end = std::min(n, lines * (rank_ + 1) / group_->size * kLine);
     for (int64_t i = begin; i < end; i += kPiece) SumPiece(i, std::min(kPiece, end - i));
-    group_->barrier.Wait();
+    Wait();
   }
 
   void AllGather(const TensorView& shard, const TensorView& all) override {
     OPTSERVE_CHECK(shard.dtype == all.dtype && shard.is_contiguous() && all.is_contiguous());
     OPTSERVE_CHECK(all.num_elements() == shard.num_elements() * group_->size);
-    Publish(shard);
+    if (!Publish(shard)) return;
     const size_t bytes = shard.num_bytes();
     for (int r = 0; r < group_->size; ++r) {
       std::memcpy(static_cast<std::byte*>(all.data) + r * bytes, group_->tensors[r].data, bytes);
     }
-    group_->barrier.Wait();
+    Wait();
   }
 
  private:
   static constexpr int64_t kPiece = 1024;
 
-  // After this, every rank sees every rank's tensor; after the barrier that ends the call it may change again.
-  void Publish(const TensorView& view) {
+  // After this, every rank sees every rank's tensor; after the barrier that ends the call it may change again. False:
+  // the group has been aborted, and not all tensors are there.
+  bool Publish(const TensorView& view) {
     group_->tensors[rank_] = view;
+    Wait();
+    return !group_->barrier.is_aborted();
+  }
+
+  void Wait() {
+    group_->arrivals[rank_].value.fetch_add(1, std::memory_order_relaxed);
     group_->barrier.Wait();
   }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "engine/config.h"
@@ -33,6 +34,9 @@ class Executor {
 
   // Runs one step to its end. An error ends the engine: nothing is repaired in place.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
+
+  // Whom a step that does not end waits for, such as "rank 2": for the log. From any thread, also during Execute.
+  virtual std::string WhoIsBehind() const { return "the executor"; }
 };
 
 // InvalidArgument, NotFound or ResourceExhausted as StartLocalEngine.

@@ -62,15 +62,36 @@ class LocalExecutor final : public Executor {
   }
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
-    if (ranks_.size() == 1) return ranks_[0].Execute(plan);
-    // A rank that fails may leave the others waiting for it in a collective. On the CPU a rank fails only for want of
-    // memory before its first collective, and then all do.
-    threads_->RunOnAll([&](int rank) { results_[rank] = ranks_[rank].Execute(plan); });
-    for (absl::StatusOr<StepResult>& result : results_) OPTSERVE_RETURN_IF_ERROR(result.status());
+    if (ranks_.size() == 1) return Named(0, ranks_[0].Execute(plan));
+    threads_->RunOnAll([&](int rank) {
+      results_[rank] = Named(rank, ranks_[rank].Execute(plan));
+      // The others may wait for it in a collective. Who was there first says why all of them fail.
+      if (!results_[rank].ok()) ranks_[rank].comm().Abort(results_[rank].status());
+    });
+    OPTSERVE_RETURN_IF_ERROR(ranks_[0].comm().Check());
     return std::move(results_[0]);
   }
 
+  // Those that have come to the fewest collectives. All of them, if none waits for another.
+  std::string WhoIsBehind() const override {
+    if (ranks_.size() == 1) return "rank 0";
+    std::vector<uint64_t> arrivals;
+    for (const RankWorker& rank : ranks_) arrivals.push_back(rank.comm().num_arrivals());
+    const uint64_t fewest = *std::ranges::min_element(arrivals);
+    std::string names;
+    for (size_t rank = 0; rank < arrivals.size(); ++rank) {
+      if (arrivals[rank] == fewest) names += fmt::format("{}rank {}", names.empty() ? "" : ", ", rank);
+    }
+    return names;
+  }
+
  private:
+  static absl::StatusOr<StepResult> Named(int rank, absl::StatusOr<StepResult> result) {
+    if (result.ok()) return result;
+    return absl::Status(result.status().code(),
+                        fmt::format("rank {}: {}", rank, std::string(result.status().message())));
+  }
+
   absl::Status MakeRanks(const OptTensors& tensors) {
     const int num_ranks = config_.tensor_parallel_size;
     const int num_threads =

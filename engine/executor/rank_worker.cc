@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 #include <vector>
 
+#include "engine/util/fault_injection.h"
 #include "engine/util/status_macros.h"
 
 namespace optserve {
@@ -56,8 +58,11 @@ absl::Status RankWorker::Allocate(const KvBudget& kv, int64_t max_tokens) {
 }
 
 absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan) {
+  OPTSERVE_RETURN_IF_ERROR(InjectFaults(plan));
   OPTSERVE_RETURN_IF_ERROR(inputs_.Set(plan, block_size_, *backend_));
+  ZeroBlocks(plan.zeroed_blocks);
   model_->Forward(inputs_);
+  OPTSERVE_RETURN_IF_ERROR(comm_->Check());
   StepResult result;
   result.step = plan.step;
   for (int64_t begin = 0; begin < inputs_.num_samples; begin += kTile) {
@@ -70,6 +75,36 @@ absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan) {
   OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());
   OPTSERVE_RETURN_IF_ERROR(comm_->Check());
   return result;
+}
+
+// Rare, so copies do.
+void RankWorker::ZeroBlocks(std::span<const int32_t> blocks) {
+  if (blocks.empty()) return;
+  const std::vector<std::byte> zeros(kv_->keys(0).Rows(0, 1).num_bytes());
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    for (const int32_t block : blocks) {
+      backend_->CopyIn(kv_->keys(layer).Rows(block, 1), zeros.data());
+      backend_->CopyIn(kv_->values(layer).Rows(block, 1), zeros.data());
+    }
+  }
+}
+
+absl::Status RankWorker::InjectFaults(const StepPlan& plan) {
+  for (const InjectedFault& fault : FaultsDue(plan.step, comm_->rank())) {
+    OPTSERVE_RETURN_IF_ERROR(CommitFault(fault));
+    if (fault.kind != InjectedFault::Kind::kNan || fault.row >= std::ssize(plan.slices)) continue;
+    // In the newest value of its cache, where a bad memory cell would be.
+    const SequenceSlice& slice = plan.slices[fault.row];
+    if (slice.num_cached == 0) continue;
+    const int64_t slot = slice.num_cached - 1;
+    const TensorView values = kv_->values(0);
+    const std::vector<float> nan(static_cast<size_t>(values.dims[3]), std::numeric_limits<float>::quiet_NaN());
+    float* const at =
+        values.as<float>() +
+        (slice.block_table[slot / block_size_] * values.dims[1] * block_size_ + slot % block_size_) * values.dims[3];
+    backend_->CopyIn(MakeView(at, DType::kF32, values.dims[3]), nan.data());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status RankWorker::SampleRows(int64_t begin, int64_t count, StepResult& result) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -39,6 +40,7 @@ class RankWorker {
   absl::StatusOr<StepResult> Execute(const StepPlan& plan);
 
   Backend& backend() { return *backend_; }
+  Communicator& comm() const { return *comm_; }
 
  private:
   // Results of one tile of logits, in the backend's memory and, after CopyOut, on the host.
@@ -50,6 +52,8 @@ class RankWorker {
     TensorView top_logprobs;  // [kLogitTile, kMaxTopLogprobs] f32
   };
 
+  void ZeroBlocks(std::span<const int32_t> blocks);
+  absl::Status InjectFaults(const StepPlan& plan);  // in test builds only
   absl::Status SampleRows(int64_t begin, int64_t count, StepResult& result);
   absl::Status ScoreRows(int64_t begin, int64_t count, StepResult& result);
   absl::Status ReadBack();

@@ -90,6 +90,11 @@ void BlockManager::Forget(int32_t block) {
   }
 }
 
+void BlockManager::Taint(int32_t block) {
+  Forget(block);
+  blocks_[block].is_tainted = true;
+}
+
 std::string BlockManager::Violation(std::span<const std::vector<int32_t>* const> tables) const {
   std::vector<int32_t> holders(blocks_.size());
   std::vector<size_t> seen_in(blocks_.size(), tables.size());

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/scheduler/prefix_hash.h"
@@ -43,6 +44,11 @@ class BlockManager {
   int32_t Find(const PrefixHash& hash) const { return table_[PlaceOf(hash)]; }
   // The contents of a used block are not to be found again.
   void Forget(int32_t block);
+  // Forget, and whoever allocates the block next must have it zeroed first: there is NaN or Inf in it, and what attends
+  // with weight zero to NaN gets NaN.
+  void Taint(int32_t block);
+  // Of a block just allocated: was it tainted? It is not any more.
+  bool TakeTaint(int32_t block) { return std::exchange(blocks_[block].is_tainted, false); }
 
   static constexpr int32_t kNone = -1;
 
@@ -54,6 +60,7 @@ class BlockManager {
   struct Block {
     int32_t references = 0;
     bool is_registered = false;
+    bool is_tainted = false;
     int32_t previous = kNone;  // in the list of cached blocks
     int32_t next = kNone;
     PrefixHash hash;

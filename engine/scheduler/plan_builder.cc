@@ -37,6 +37,7 @@ void PlanBuilder::Begin() {
   if (plan_.step == 0 || num_slices_ > 0) ++plan_.step;  // an empty plan was no step
   plan_.num_decode = 0;
   plan_.token_ids.clear();
+  plan_.zeroed_blocks.clear();
   plan_.block_copies.clear();
   num_slices_ = 0;
 }

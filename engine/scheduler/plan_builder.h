@@ -19,6 +19,7 @@ class PlanBuilder {
   // up to the call of EndDecodes are decodes.
   void Add(const Sequence& sequence, int32_t num_tokens);
   void EndDecodes() { plan_.num_decode = num_slices_; }
+  void Zero(int32_t block) { plan_.zeroed_blocks.push_back(block); }
   void Copy(BlockCopy copy) { plan_.block_copies.push_back(copy); }
 
   // Valid until Begin.

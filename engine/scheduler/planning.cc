@@ -266,7 +266,7 @@ bool Scheduler::TryStart(Sequence& sequence) {
 
   for (int32_t i = 0; i < num_shared; ++i) sequence.blocks.push_back(shared_block(i));
   for (const int32_t block : sequence.blocks) blocks_.Hold(block);
-  while (std::ssize(sequence.blocks) < num_blocks) sequence.blocks.push_back(blocks_.Allocate());
+  while (std::ssize(sequence.blocks) < num_blocks) sequence.blocks.push_back(AllocateBlock());
   // Copy on write: the rest of the prompt lies in a block that both will write behind it.
   if (reused % blocks_.block_size() != 0) {
     builder_.Copy({.src = source->blocks[num_shared], .dst = sequence.blocks[num_shared]});
@@ -345,7 +345,7 @@ const Sequence* Scheduler::FindForkSource(const Sequence& sequence) const {
 bool Scheduler::GrowOrPreempt(Sequence& sequence, int32_t num_tokens) {
   while (std::ssize(sequence.blocks) < blocks_.BlocksFor(num_tokens)) {
     if (blocks_.num_available() > 0) {
-      sequence.blocks.push_back(blocks_.Allocate());
+      sequence.blocks.push_back(AllocateBlock());
       continue;
     }
     Sequence& youngest = *running_.back();  // of the batch lane, if one of it runs
@@ -353,6 +353,12 @@ bool Scheduler::GrowOrPreempt(Sequence& sequence, int32_t num_tokens) {
     if (&youngest == &sequence) return false;
   }
   return true;
+}
+
+int32_t Scheduler::AllocateBlock() {
+  const int32_t block = blocks_.Allocate();
+  if (blocks_.TakeTaint(block)) builder_.Zero(block);
+  return block;
 }
 
 void Scheduler::Preempt(Sequence& sequence) {

@@ -113,7 +113,8 @@ void Scheduler::CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt
   sequence.num_cached += num_tokens;
   if ((scores != nullptr && !scores->finite) || (sample != nullptr && !sample->finite)) {
     ++stats_.nonfinite_rows;
-    for (const int32_t block : sequence.blocks) blocks_.Forget(block);
+    nonfinite_.Note(builder_.step(), request.request.prompt);
+    for (const int32_t block : sequence.blocks) blocks_.Taint(block);
     Finish(sequence, {.finish = FinishReason::kError,
                       .error = Internal("the model's output for this answer is not finite; it may be tried again")});
     return;

@@ -13,6 +13,7 @@
 #include "engine/request.h"
 #include "engine/scheduler/block_manager.h"
 #include "engine/scheduler/fair_queue.h"
+#include "engine/scheduler/nonfinite_watch.h"
 #include "engine/scheduler/plan_builder.h"
 #include "engine/scheduler/prefix_hash.h"
 #include "engine/scheduler/sequence.h"
@@ -111,6 +112,8 @@ class Scheduler {
   int64_t num_queued_tokens() const { return num_queued_tokens_; }
   const BlockManager& blocks() const { return blocks_; }
   const SchedulerStats& stats() const { return stats_; }
+  // So many different prompts have come to NaN or Inf lately that it is not the prompts.
+  bool is_device_suspect() const { return nonfinite_.is_suspect(); }
 
   // What is wrong with the state; empty if nothing is. O(sequences + blocks).
   std::string Violation() const;
@@ -157,6 +160,7 @@ class Scheduler {
   const Sequence* FindForkSource(const Sequence& sequence) const;
   // Blocks for `num_tokens`, preempting the youngest as long as needed. False: `sequence` was the youngest.
   bool GrowOrPreempt(Sequence& sequence, int32_t num_tokens);
+  int32_t AllocateBlock();
   void Preempt(Sequence& sequence);
   void InsertRunning(Sequence& sequence);
   void StopRunning(Sequence& sequence);
@@ -200,6 +204,7 @@ class Scheduler {
 
   std::vector<Event> events_;
   SchedulerStats stats_;
+  NonfiniteWatch nonfinite_;
   SequenceId next_sequence_ = 1;
   uint64_t next_arrival_ = 1;
   uint64_t next_seniority_ = 1;

@@ -57,6 +57,7 @@ struct StepPlan {
   int32_t num_decode = 0;  // slices[0, num_decode) have num_tokens == 1
   std::vector<SequenceSlice> slices;
   std::vector<int32_t> token_ids;       // [T]
+  std::vector<int32_t> zeroed_blocks;   // on all layers, first of all: who had them left NaN or Inf in them
   std::vector<BlockCopy> block_copies;  // done before the forward pass
 
   std::span<const SequenceSlice> decodes() const { return std::span(slices).first(num_decode); }

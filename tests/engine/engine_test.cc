@@ -365,6 +365,41 @@ TEST(LocalEngineTest, AnyThreadMaySubmitAndCancel) {
   }
 }
 
+TEST(LocalEngineTest, AStepThatDoesNotEndIsSaidToHangAndWhoHoldsItUp) {
+  Gate gate;
+  FakeExecutor::Options options;
+  options.before_step = [&](const StepPlan&) { return gate.Pass(); };
+  const auto started =
+      LocalEngine::Start({.step_timeout_seconds = 1}, std::make_unique<FakeExecutor>(options), nullptr);
+  ASSERT_TRUE(started.ok());
+  LocalEngine* const engine = started->get();
+  const auto sink = std::make_shared<Collector>();
+  ASSERT_TRUE(engine->Submit({.id = 1, .prompt = {5, 6}, .max_tokens = 1}, sink).ok());
+  gate.WaitForStep(1);
+  EXPECT_TRUE(engine->Health().ok());
+  const auto deadline = std::chrono::steady_clock::now() + 60s;
+  while (engine->Health().ok() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(ErrorCode(engine->Health()), "engine_dead");
+  EXPECT_THAT(std::string(engine->Health().message()), HasSubstr("the others wait for the executor"));
+  gate.Open(kAlways);
+  ASSERT_TRUE(sink->WaitForFinished(1));
+  EXPECT_TRUE(engine->Health().ok());  // it was slow, not dead
+}
+
+TEST(LocalEngineTest, NanWithSeveralPromptsEndsTheEngine) {
+  const auto engine = StartEngine({.nonfinite_token = 49});
+  const auto sink = std::make_shared<Collector>();
+  for (RequestId id = 1; id <= 4; ++id) {
+    ASSERT_TRUE(engine->Submit({.id = id, .prompt = {static_cast<int32_t>(id), 49}, .max_tokens = 1}, sink).ok());
+    ASSERT_TRUE(sink->WaitForFinished(static_cast<int>(id)));
+    EXPECT_EQ(sink->answer(id).error.code(), absl::StatusCode::kInternal);
+  }
+  while (engine->Health().ok()) std::this_thread::yield();
+  EXPECT_THAT(std::string(engine->Health().message()), HasSubstr("NaN"));
+}
+
 class ExecutorThatCannotStart : public Executor {
  public:
   absl::StatusOr<StartResult> Start(const LoadProgress&) override { return absl::NotFoundError("no weights"); }

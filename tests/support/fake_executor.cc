@@ -85,7 +85,11 @@ int32_t FakeExecutor::SlotOf(const SequenceSlice& slice, int32_t position) const
 absl::StatusOr<StepResult> FakeExecutor::Execute(const StepPlan& plan) {
   if (options_.before_step != nullptr) OPTSERVE_RETURN_IF_ERROR(options_.before_step(plan));
   OPTSERVE_RETURN_IF_ERROR(CheckPlan(plan));
+  for (const int32_t block : plan.zeroed_blocks) {
+    std::fill_n(slots_.begin() + block * options_.block_size, options_.block_size, Slot{});
+  }
   OPTSERVE_RETURN_IF_ERROR(CopyBlocks(plan));
+  OPTSERVE_RETURN_IF_ERROR(CheckNewBlocks(plan));
   StepResult result{.step = plan.step};
   size_t first_token = 0;
   for (int32_t i = 0; i < std::ssize(plan.slices); ++i) {
@@ -124,6 +128,20 @@ absl::Status FakeExecutor::CheckPlan(const StepPlan& plan) {
   }
   if (num_tokens != std::ssize(plan.token_ids)) return Internal("{} token ids", plan.token_ids.size());
   if (num_tokens > options_.max_num_batched_tokens) return Internal("{} tokens in a step", num_tokens);
+  return absl::OkStatus();
+}
+
+// A block that a sequence begins has nothing in it that is not finite.
+absl::Status FakeExecutor::CheckNewBlocks(const StepPlan& plan) {
+  for (const SequenceSlice& slice : plan.slices) {
+    for (int32_t i = (slice.num_cached + options_.block_size - 1) / options_.block_size;
+         i * options_.block_size < slice.context_len(); ++i) {
+      for (int32_t slot = 0; slot < options_.block_size; ++slot) {
+        if (slots_[slice.block_table[i] * options_.block_size + slot].is_finite) continue;
+        return Internal("block {} was given to sequence {} with NaN in it", slice.block_table[i], slice.sequence);
+      }
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -48,6 +48,7 @@ class FakeExecutor : public Executor {
 
   absl::Status CheckPlan(const StepPlan& plan);
   absl::Status CopyBlocks(const StepPlan& plan);
+  absl::Status CheckNewBlocks(const StepPlan& plan);
   absl::Status RunSlice(const StepPlan& plan, int32_t index, size_t first_token, StepResult& result);
   int32_t SlotOf(const SequenceSlice& slice, int32_t position) const;
 

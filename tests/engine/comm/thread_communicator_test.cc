@@ -88,6 +88,38 @@ TEST_P(ThreadCommunicatorTest, ManyCallsInARowDoNotMix) {
   });
 }
 
+// The last rank never comes; the others would wait for ever.
+TEST_P(ThreadCommunicatorTest, AbortEndsAllWaitingAndSaysWhy) {
+  const int size = GetParam();
+  OnAllRanks(size, [&](Communicator& comm) {
+    std::vector<float> values(40), all(40 * size);
+    comm.AllReduceSum(MakeView(values.data(), DType::kF32, 40));
+    if (comm.rank() == size - 1) {
+      comm.Abort(absl::InternalError("first"));
+      comm.Abort(absl::InternalError("second"));
+    } else {
+      comm.AllReduceSum(MakeView(values.data(), DType::kF32, 40));
+      comm.AllGather(MakeView(values.data(), DType::kF32, 40), MakeView(all.data(), DType::kF32, size, 40));
+    }
+    EXPECT_EQ(comm.Check(), absl::InternalError("first"));
+  });
+}
+
+TEST(ThreadCommunicatorArrivalsTest, WhoIsBehindHasArrivedLessOften) {
+  const std::vector<std::unique_ptr<Communicator>> ranks = MakeThreadCommunicators(3);
+  std::vector<std::thread> threads;
+  for (const int rank : {0, 2}) {
+    threads.emplace_back([&comm = *ranks[rank]] {
+      float value = 1;
+      comm.AllReduceSum(MakeView(&value, DType::kF32, 1));
+    });
+  }
+  while (ranks[0]->num_arrivals() == 0 || ranks[2]->num_arrivals() == 0) std::this_thread::yield();
+  EXPECT_EQ(ranks[1]->num_arrivals(), 0u);
+  ranks[1]->Abort(absl::InternalError("hung"));
+  for (std::thread& thread : threads) thread.join();
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, ThreadCommunicatorTest, testing::Values(1, 2, 3, 4, 13));
 
 }  // namespace

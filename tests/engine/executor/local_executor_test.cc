@@ -89,7 +89,13 @@ TEST(LocalExecutorTest, CopiesBlocksBeforeTheStep) {
   const TokenScore original = decode(3, {});
   EXPECT_EQ(copied.id, original.id);
   EXPECT_EQ(copied.logprob, original.logprob);
-  EXPECT_NE(decode(11, {}).logprob, original.logprob);  // an empty block says something else
+  const float of_zeros = decode(11, {}).logprob;
+  EXPECT_NE(of_zeros, original.logprob);  // an empty block says something else
+
+  StepPlan zeroed{.step = 3, .num_decode = 1, .token_ids = {token}, .zeroed_blocks = {9}};
+  zeroed.slices = {{.sequence = 1, .num_tokens = 1, .num_cached = 5, .block_table = {9}, .wants_sample = true}};
+  zeroed.slices[0].sampling.temperature = 0.0f;
+  EXPECT_EQ(executor->Execute(zeroed)->sampled[0].token.logprob, of_zeros);
 }
 
 TEST(LocalExecutorTest, MoreRowsThanATileOfLogits) {
