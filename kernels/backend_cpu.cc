@@ -4,7 +4,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/common/check.h"
 #include "kernels/common/cpu_context.h"
@@ -49,6 +51,16 @@ class CpuBackend final : public Backend {
 
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override { return host; }
 
+  absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) override {
+    absl::StatusOr<std::unique_ptr<Buffer>> buffer = Allocate(shape.num_bytes());
+    if (!buffer.ok()) return buffer.status();
+    TensorView weight = shape;
+    weight.data = (*buffer)->data();
+    read(0, shape.dims[0], weight.as<std::byte>());
+    gathered_.push_back(*std::move(buffer));
+    return weight;
+  }
+
   void CopyIn(const TensorView& dst, const void* host) override {
     OPTSERVE_CHECK(dst.is_contiguous());
     std::memcpy(dst.data, host, dst.num_bytes());
@@ -75,6 +87,7 @@ class CpuBackend final : public Backend {
 
  private:
   CpuContext ctx_;
+  std::vector<std::unique_ptr<Buffer>> gathered_;  // weights of LoadRows
 };
 
 }  // namespace

@@ -16,7 +16,6 @@ absl::Status MappedCheckpoint::Finish() {
     }
   }
   for (const CheckpointTensor& tensor : tensors_) total_bytes_ += static_cast<int64_t>(tensor.view.num_bytes());
-  for (const auto& file : files_) file->WillNeed();
   return absl::OkStatus();
 }
 

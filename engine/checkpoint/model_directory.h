@@ -25,9 +25,6 @@ class MappedFile {
   const std::string& name() const { return name_; }  // base name, for messages
   std::span<const std::byte> bytes() const { return bytes_; }
 
-  // Asks the system to read ahead; returns at once.
-  void WillNeed() const;
-
  private:
   std::string name_;
   std::span<const std::byte> bytes_;

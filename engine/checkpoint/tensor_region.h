@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/read_ahead.h"
 #include "kernels/common/tensor.h"
 
 namespace optserve {
@@ -21,6 +23,9 @@ struct TensorRegion {
 
 // The region as a view of the mapped bytes, if it lies in one place.
 std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region);
+
+// Where the region lies, for reading it ahead: these bytes and no others, in the order of the file for each tile.
+std::vector<ByteRegion> BytesOf(const CheckpointTensor& tensor, const TensorRegion& region);
 
 // Copies a region, wherever it lies, to `out`, row by row without gaps.
 void CopyRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out);

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <mutex>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/comm/communicator.h"
@@ -17,6 +19,9 @@
 
 namespace optserve {
 namespace {
+
+constexpr int kReaders = 4;  // threads that read weights, of all ranks together
+constexpr int kMinReaders = 2;
 
 // All ranks in this process, a thread each; rank 0 is the caller's.
 class LocalExecutor final : public Executor {
@@ -36,9 +41,8 @@ class LocalExecutor final : public Executor {
                              model_config_.max_positions);
     }
     OPTSERVE_ASSIGN_OR_RETURN(OptTensors tensors, OptTensors::Match(model_config_, *checkpoint_));
-    if (progress) progress(0, tensors.num_bytes());
-    OPTSERVE_RETURN_IF_ERROR(MakeRanks(tensors));
-    if (progress) progress(tensors.num_bytes(), tensors.num_bytes());
+    OPTSERVE_RETURN_IF_ERROR(MakeRanks());
+    OPTSERVE_RETURN_IF_ERROR(LoadWeights(tensors, progress));
 
     const int64_t max_model_len = config_.max_model_len > 0 ? config_.max_model_len : model_config_.max_positions;
     const int64_t bytes_per_token = KvCache::BytesPerToken({.num_layers = model_config_.num_layers,
@@ -92,7 +96,7 @@ class LocalExecutor final : public Executor {
                         fmt::format("rank {}: {}", rank, std::string(result.status().message())));
   }
 
-  absl::Status MakeRanks(const OptTensors& tensors) {
+  absl::Status MakeRanks() {
     const int num_ranks = config_.tensor_parallel_size;
     const int num_threads =
         config_.num_threads > 0 ? config_.num_threads : static_cast<int>(std::thread::hardware_concurrency());
@@ -106,12 +110,38 @@ class LocalExecutor final : public Executor {
                        .index = rank,
                        .num_threads = std::max(1, threads)}));
       ranks_.emplace_back(model_config_, std::move(backend), std::move(comms[rank]), config_.deterministic_tp);
-      OPTSERVE_RETURN_IF_ERROR(ranks_.back().LoadWeights(tensors));
     }
     if (num_ranks > 1) {
       results_.resize(num_ranks);
       threads_ = std::make_unique<ThreadPool>(num_ranks);
     }
+    return absl::OkStatus();
+  }
+
+  // All ranks at a time, each its own part, so that none waits for another's copies.
+  absl::Status LoadWeights(const OptTensors& tensors, const LoadProgress& progress) {
+    const int num_ranks = config_.tensor_parallel_size;
+    int64_t total_bytes = 0;
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      for (const ByteRegion& region : BytesOfShard(model_config_, tensors, {.rank = rank, .size = num_ranks})) {
+        total_bytes += region.num_bytes();
+      }
+    }
+    std::mutex mu;
+    int64_t done_bytes = 0;
+    LoadOptions options{.num_readers = std::max(kMinReaders, kReaders / num_ranks)};
+    if (progress) {
+      progress(0, total_bytes);
+      options.progress = [&](int64_t bytes) {
+        const std::lock_guard lock(mu);
+        done_bytes += bytes;
+        progress(done_bytes, total_bytes);
+      };
+    }
+    if (num_ranks == 1) return ranks_[0].LoadWeights(tensors, options);
+    std::vector<absl::Status> loaded(static_cast<size_t>(num_ranks));
+    threads_->RunOnAll([&](int rank) { loaded[rank] = ranks_[rank].LoadWeights(tensors, options); });
+    for (absl::Status& status : loaded) OPTSERVE_RETURN_IF_ERROR(std::move(status));
     return absl::OkStatus();
   }
 

@@ -17,9 +17,9 @@ constexpr int64_t kTop = kMaxTopLogprobs;
 
 }  // namespace
 
-absl::Status RankWorker::LoadWeights(const OptTensors& tensors) {
+absl::Status RankWorker::LoadWeights(const OptTensors& tensors, const LoadOptions& options) {
   OPTSERVE_ASSIGN_OR_RETURN(
-      weights_, LoadOptWeights(config_, tensors, {.rank = comm_->rank(), .size = comm_->size()}, *backend_));
+      weights_, LoadOptWeights(config_, tensors, {.rank = comm_->rank(), .size = comm_->size()}, *backend_, options));
   return absl::OkStatus();
 }
 

@@ -31,7 +31,7 @@ class RankWorker {
       : config_(config), deterministic_tp_(deterministic_tp), backend_(std::move(backend)), comm_(std::move(comm)) {}
 
   // `tensors` and the checkpoint behind them outlive the worker.
-  absl::Status LoadWeights(const OptTensors& tensors);
+  absl::Status LoadWeights(const OptTensors& tensors, const LoadOptions& options = {});
 
   // Takes the memory of the KV cache and of steps up to max_tokens tokens. ResourceExhausted names the shortfall.
   absl::Status Allocate(const KvBudget& kv, int64_t max_tokens);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -145,35 +146,64 @@ class Matcher {
   std::vector<std::string> complaints_;
 };
 
-// Loads one rank's shards, tensor by tensor; the first error stays.
+// One rank's shards: first all are named, then they are loaded in the order of the files.
 class ShardLoader {
  public:
-  ShardLoader(const OptTensors& tensors, const Shard& shard, Backend& backend, OptWeights& weights)
-      : tensors_(tensors), shard_(shard), backend_(backend), weights_(weights) {}
+  ShardLoader(const OptTensors& tensors, const Shard& shard) : tensors_(tensors), shard_(shard) {}
 
-  TensorView Load(int32_t layer, TensorRole role) {
+  // `out` stays empty where the model does without the tensor.
+  void Want(int32_t layer, TensorRole role, TensorView* out) {
     const CheckpointTensor* tensor = tensors_.Find(layer, role);
-    if (tensor == nullptr || !status_.ok()) return {};
-    absl::StatusOr<TensorView> loaded =
-        backend_.LoadWeight(HostView(*tensor, ShardOf(tensor->view, SplitOf(role), shard_)));
-    if (!loaded.ok()) {
-      status_ = Within(tensor->name, loaded.status());
-      return {};
-    }
-    return *loaded;
+    if (tensor == nullptr) return;
+    const TensorRegion region = ShardOf(tensor->view, SplitOf(role), shard_);
+    wanted_.push_back({.tensor = tensor, .region = region, .bytes = BytesOf(*tensor, region), .out = out});
   }
 
-  absl::Status status() const { return status_; }
+  void SortByPlace() {
+    const auto place = [](const Wanted& wanted) { return wanted.bytes.empty() ? nullptr : wanted.bytes[0].data; };
+    std::sort(wanted_.begin(), wanted_.end(),
+              [&](const Wanted& a, const Wanted& b) { return std::less<>()(place(a), place(b)); });
+  }
+
+  std::vector<ByteRegion> Bytes() const {
+    std::vector<ByteRegion> bytes;
+    for (const Wanted& wanted : wanted_) bytes.insert(bytes.end(), wanted.bytes.begin(), wanted.bytes.end());
+    return bytes;
+  }
+
+  absl::Status Load(Backend& backend, const LoadOptions& options) const {
+    ReadAhead read(Bytes(), {.num_threads = options.num_readers, .progress = options.progress});
+    size_t num_regions = 0;
+    for (const Wanted& wanted : wanted_) {
+      num_regions += wanted.bytes.size();
+      OPTSERVE_RETURN_IF_ERROR(read.Wait(num_regions));
+      absl::StatusOr<TensorView> loaded = LoadOne(wanted, backend);
+      if (!loaded.ok()) return Within(wanted.tensor->name, loaded.status());
+      *wanted.out = *loaded;
+    }
+    return absl::OkStatus();
+  }
 
  private:
-  TensorView HostView(const CheckpointTensor& tensor, const TensorRegion& region) {
-    if (const std::optional<TensorView> view = FindRegion(tensor, region)) return *view;
-    const DType dtype = tensor.view.dtype;
-    const auto bytes = static_cast<size_t>(region.num_elements()) * SizeOf(dtype);
-    std::byte* data = weights_.gathered.emplace_back(std::make_unique_for_overwrite<std::byte[]>(bytes)).get();
-    CopyRegion(tensor, region, data);
-    return tensor.view.rank == 1 ? MakeView(data, dtype, region.rows)
-                                 : MakeView(data, dtype, region.rows, region.columns);
+  struct Wanted {
+    const CheckpointTensor* tensor = nullptr;
+    TensorRegion region;
+    std::vector<ByteRegion> bytes;
+    TensorView* out = nullptr;
+  };
+
+  static absl::StatusOr<TensorView> LoadOne(const Wanted& wanted, Backend& backend) {
+    const CheckpointTensor& tensor = *wanted.tensor;
+    const TensorRegion& region = wanted.region;
+    if (const std::optional<TensorView> view = FindRegion(tensor, region)) return backend.LoadWeight(*view);
+    const TensorView shape = tensor.view.rank == 1 ? MakeView(nullptr, tensor.view.dtype, region.rows)
+                                                   : MakeView(nullptr, tensor.view.dtype, region.rows, region.columns);
+    return backend.LoadRows(shape, [&](int64_t row, int64_t count, std::byte* out) {
+      TensorRegion band = region;
+      band.row += row;
+      band.rows = count;
+      CopyRegion(tensor, band, out);
+    });
   }
 
   static Split SplitOf(TensorRole role) {
@@ -187,10 +217,39 @@ class ShardLoader {
 
   const OptTensors& tensors_;
   Shard shard_;
-  Backend& backend_;
-  OptWeights& weights_;
-  absl::Status status_;
+  std::vector<Wanted> wanted_;
 };
+
+// Names every weight of a model to `loader`. `weights` stays where it is.
+void WantAll(const OptConfig& config, ShardLoader& loader, OptWeights& weights) {
+  using R = TensorRole;
+  const auto norm = [&](int32_t layer, R weight, R bias, NormWeights& out) {
+    loader.Want(layer, weight, &out.weight);
+    loader.Want(layer, bias, &out.bias);
+  };
+  const auto linear = [&](int32_t layer, R weight, R bias, LinearWeights& out) {
+    loader.Want(layer, weight, &out.weight);
+    loader.Want(layer, bias, &out.bias);
+  };
+  loader.Want(-1, R::kEmbedTokens, &weights.embed_tokens);
+  loader.Want(-1, R::kEmbedPositions, &weights.embed_positions);
+  loader.Want(-1, R::kProjectIn, &weights.project_in);
+  loader.Want(-1, R::kProjectOut, &weights.project_out);
+  norm(-1, R::kFinalNormWeight, R::kFinalNormBias, weights.final_norm);
+  if (!config.tied_embeddings) loader.Want(-1, R::kLmHead, &weights.lm_head);
+  weights.layers.resize(static_cast<size_t>(config.num_layers));
+  for (int32_t i = 0; i < config.num_layers; ++i) {
+    LayerWeights& layer = weights.layers[static_cast<size_t>(i)];
+    norm(i, R::kAttnNormWeight, R::kAttnNormBias, layer.attn_norm);
+    linear(i, R::kQWeight, R::kQBias, layer.q);
+    linear(i, R::kKWeight, R::kKBias, layer.k);
+    linear(i, R::kVWeight, R::kVBias, layer.v);
+    linear(i, R::kOutWeight, R::kOutBias, layer.out);
+    norm(i, R::kFfnNormWeight, R::kFfnNormBias, layer.ffn_norm);
+    linear(i, R::kFc1Weight, R::kFc1Bias, layer.fc1);
+    linear(i, R::kFc2Weight, R::kFc2Bias, layer.fc2);
+  }
+}
 
 }  // namespace
 
@@ -214,31 +273,23 @@ const CheckpointTensor* OptTensors::Find(int32_t layer, TensorRole role) const {
   return at == tensors_.end() ? nullptr : at->second;
 }
 
-absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
-                                          Backend& backend) {
-  using R = TensorRole;
+std::vector<ByteRegion> BytesOfShard(const OptConfig& config, const OptTensors& tensors, const Shard& shard) {
   OptWeights weights;
-  ShardLoader loader(tensors, shard, backend, weights);
-  weights.embed_tokens = loader.Load(-1, R::kEmbedTokens);
-  weights.embed_positions = loader.Load(-1, R::kEmbedPositions);
-  weights.project_in = loader.Load(-1, R::kProjectIn);
-  weights.project_out = loader.Load(-1, R::kProjectOut);
-  weights.final_norm = {loader.Load(-1, R::kFinalNormWeight), loader.Load(-1, R::kFinalNormBias)};
+  ShardLoader loader(tensors, shard);
+  WantAll(config, loader, weights);
+  loader.SortByPlace();
+  return loader.Bytes();
+}
+
+absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
+                                          Backend& backend, const LoadOptions& options) {
+  OptWeights weights;
+  ShardLoader loader(tensors, shard);
+  WantAll(config, loader, weights);
+  loader.SortByPlace();
+  OPTSERVE_RETURN_IF_ERROR(loader.Load(backend, options));
   weights.vocab = VocabRangeOf(config.vocab_size, shard);
-  weights.lm_head = config.tied_embeddings ? weights.embed_tokens : loader.Load(-1, R::kLmHead);
-  for (int32_t i = 0; i < config.num_layers; ++i) {
-    weights.layers.push_back({
-        .attn_norm = {loader.Load(i, R::kAttnNormWeight), loader.Load(i, R::kAttnNormBias)},
-        .q = {loader.Load(i, R::kQWeight), loader.Load(i, R::kQBias)},
-        .k = {loader.Load(i, R::kKWeight), loader.Load(i, R::kKBias)},
-        .v = {loader.Load(i, R::kVWeight), loader.Load(i, R::kVBias)},
-        .out = {loader.Load(i, R::kOutWeight), loader.Load(i, R::kOutBias)},
-        .ffn_norm = {loader.Load(i, R::kFfnNormWeight), loader.Load(i, R::kFfnNormBias)},
-        .fc1 = {loader.Load(i, R::kFc1Weight), loader.Load(i, R::kFc1Bias)},
-        .fc2 = {loader.Load(i, R::kFc2Weight), loader.Load(i, R::kFc2Bias)},
-    });
-  }
-  OPTSERVE_RETURN_IF_ERROR(loader.status());
+  if (config.tied_embeddings) weights.lm_head = weights.embed_tokens;
   return weights;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/read_ahead.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/sharding.h"
 #include "kernels/backend.h"
@@ -46,7 +48,6 @@ struct OptWeights {
   NormWeights final_norm;
   TensorView lm_head;  // [V / ranks, w]; the same memory as embed_tokens when tied
   VocabRange vocab;
-  std::vector<std::unique_ptr<std::byte[]>> gathered;  // host memory of shards that were put together
 };
 
 // The tensors of a checkpoint by what they are in the model; each is whole, of the right shape, and named exactly once.
@@ -70,8 +71,20 @@ class OptTensors {
 // All that Match would complain about, a line each; empty if nothing.
 std::vector<std::string> FindMismatches(const OptConfig& config, const Checkpoint& checkpoint);
 
-// Makes a rank's shard of every tensor usable by its backend. The checkpoint must outlive the backend.
+// What a rank reads of the files: its part of each tensor, in the order of the files, and not a byte more.
+std::vector<ByteRegion> BytesOfShard(const OptConfig& config, const OptTensors& tensors, const Shard& shard);
+
+struct LoadOptions {
+  int num_readers = 4;                                    // threads that read ahead
+  std::function<void(int64_t bytes)> progress = nullptr;  // so many bytes more are in memory; from any thread
+};
+
+// Makes a rank's shard of every tensor usable by its backend: reads what BytesOfShard says, ahead of what is copied to
+// the backend. The host needs no memory for it beyond the page cache and what Backend::LoadRows says. The checkpoint
+// must outlive the backend.
+//
+// Errors  Unavailable names the file that could not be read; those of Backend::LoadWeight name the tensor.
 absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
-                                          Backend& backend);
+                                          Backend& backend, const LoadOptions& options = {});
 
 }  // namespace optserve
