@@ -58,6 +58,7 @@ struct CompletionRequest {
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;
   int32_t priority = 0;
+  bool batch = false;  // the batch lane
   std::string cache_salt;
   std::optional<double> timeout_seconds;
 

@@ -70,7 +70,8 @@ GenerateRequest CallState::MakeRequest(const PreparedPrompt& prompt, RequestId i
                           .api_key_id = request_.api_key_id,
                           .user = request_.user,
                           .cache_salt = request_.cache_salt,
-                          .priority = request_.priority};
+                          .priority = request_.priority,
+                          .batch = request_.batch};
   request.sampling = {.temperature = request_.temperature,
                       .top_k = request_.top_k,
                       .top_p = request_.top_p,

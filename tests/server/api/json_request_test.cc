@@ -29,7 +29,7 @@ TEST(JsonRequestTest, EveryFieldGoesWhereItBelongs) {
       "stop_token_ids": [8, 9], "ignore_eos": true, "logprobs": 10, "echo": true, "prompt_logprobs": 11,
       "return_token_ids": true, "return_tokens_as_token_ids": true, "skip_special_tokens": false,
       "add_special_tokens": false, "parse_special_tokens": false, "truncate_prompt_tokens": 12, "user": "u",
-      "metadata": {"x": [1, {"y": null}]}, "priority": -13, "cache_salt": "s", "timeout": 1.5, "suffix": null})");
+      "metadata": {"x": [1, {"y": null}]}, "priority": -13, "batch": true, "cache_salt": "s", "timeout": 1.5, "suffix": null})");
   EXPECT_EQ(request.model, "m");
   EXPECT_THAT(request.prompts, ElementsAre(Prompt(std::string("p"))));
   EXPECT_FALSE(request.prompt_is_list);
@@ -63,6 +63,7 @@ TEST(JsonRequestTest, EveryFieldGoesWhereItBelongs) {
   EXPECT_EQ(request.truncate_prompt_tokens, 12);
   EXPECT_EQ(request.user, "u");
   EXPECT_EQ(request.priority, -13);
+  EXPECT_TRUE(request.batch);
   EXPECT_EQ(request.cache_salt, "s");
   EXPECT_EQ(request.timeout_seconds, 1.5);
   EXPECT_FALSE(request.stream);

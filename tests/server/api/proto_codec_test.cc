@@ -67,7 +67,7 @@ TEST(ProtoCodecTest, EveryFieldMeansWhatItMeansInJson) {
       "include_stop_str_in_output: true stop_token_ids: [4, 5] ignore_eos: true logprobs: 1 echo: true "
       "prompt_logprobs: 0 return_token_ids: true return_tokens_as_token_ids: true skip_special_tokens: false "
       "add_special_tokens: false parse_special_tokens: false truncate_prompt_tokens: 6 user: 'u' "
-      "metadata { key: 'k' value: 'v' } priority: -1 cache_salt: 's' timeout: 2.5 "
+      "metadata { key: 'k' value: 'v' } priority: -1 batch: true cache_salt: 's' timeout: 2.5 "
       "stream_options { include_usage: true continuous_usage_stats: true }",
       /*stream=*/true);
   ASSERT_TRUE(request.ok()) << request.status();
@@ -78,13 +78,14 @@ TEST(ProtoCodecTest, EveryFieldMeansWhatItMeansInJson) {
       "include_stop_str_in_output":true,"stop_token_ids":[4,5],"ignore_eos":true,"logprobs":1,"echo":true,
       "prompt_logprobs":0,"return_token_ids":true,"return_tokens_as_token_ids":true,"skip_special_tokens":false,
       "add_special_tokens":false,"parse_special_tokens":false,"truncate_prompt_tokens":6,"user":"u",
-      "metadata":{"k":"v"},"priority":-1,"cache_salt":"s","timeout":2.5,"stream":true,
+      "metadata":{"k":"v"},"priority":-1,"batch":true,"cache_salt":"s","timeout":2.5,"stream":true,
       "stream_options":{"include_usage":true,"continuous_usage_stats":true}})"));
   // Lest a field be compared at its default: every one was set.
   const CompletionRequest defaults = *DecodeCompletionRequest(R"({"prompt":"Hi"})");
   EXPECT_NE(request->seed, defaults.seed);
   EXPECT_NE(request->timeout_seconds, defaults.timeout_seconds);
   EXPECT_NE(request->cache_salt, defaults.cache_salt);
+  EXPECT_NE(request->batch, defaults.batch);
 }
 
 TEST(ProtoCodecTest, TokenIdsAreAPrompt) {

@@ -125,6 +125,7 @@ TEST(CompletionServiceTest, OneRequestOfTheEngineForEachPromptWithAllThatItNeeds
                             .seed = -3,
                             .user = "u",
                             .priority = 2,
+                            .batch = true,
                             .cache_salt = "s",
                             .timeout_seconds = 100.0,
                             .api_key_id = "k"};
@@ -144,6 +145,7 @@ TEST(CompletionServiceTest, OneRequestOfTheEngineForEachPromptWithAllThatItNeeds
     EXPECT_EQ(generate.user, "u");
     EXPECT_EQ(generate.cache_salt, "s");
     EXPECT_EQ(generate.priority, 2);
+    EXPECT_TRUE(generate.batch);
     EXPECT_NE(generate.deadline_ns, 0);
     const SamplingParams sampling{.temperature = 0.5f,
                                   .top_k = 7,
