@@ -53,7 +53,10 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Start(const EngineConf
 }
 
 LocalEngine::LocalEngine(const EngineConfig& config, std::unique_ptr<Executor> executor)
-    : config_(config), executor_(std::move(executor)), step_deadline_(config.step_timeout_seconds) {}
+    : config_(config),
+      executor_(std::move(executor)),
+      step_deadline_(config.step_timeout_seconds),
+      queue_(config.max_queue, config.max_queue_tokens) {}
 
 LocalEngine::~LocalEngine() {
   {
@@ -173,15 +176,9 @@ void LocalEngine::Publish() {
   for (const Scheduler::Event& event : scheduler_->events()) {
     if (event.request_done) live_.erase(event.event.request);
   }
-  num_queued_ = scheduler_->num_queued_requests();
-  num_queued_tokens_ = scheduler_->num_queued_tokens();
-  for (const Command& command : inbox_) {
-    const auto* submit = std::get_if<SubmitCommand>(&command);
-    if (submit == nullptr) continue;
-    ++num_queued_;
-    num_queued_tokens_ += std::ssize(submit->request.prompt);
-  }
-  drain_rate_.Update(now_ns, scheduled.queue_departures, num_queued_);
+  for (const RequestId id : scheduler_->departures()) queue_.Remove(id);
+  scheduler_->departures().clear();
+  drain_rate_.Update(now_ns, scheduled.queue_departures, queue_.num_requests());
 }
 
 void LocalEngine::DeliverEvents() {
@@ -222,25 +219,19 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<TokenS
     const std::lock_guard lock(mu_);
     if (!health_.ok()) return health_;
     if (draining_ || stopping_) return ShuttingDown();
-    if (!request.admitted) OPTSERVE_RETURN_IF_ERROR(RefusalForQueue(std::ssize(request.prompt)));
+    if (!request.admitted) OPTSERVE_RETURN_IF_ERROR(CheckQueue(request));
     if (!live_.insert(request.id).second) return InvalidArgument("request id {} is in use", request.id);
-    ++num_queued_;
-    num_queued_tokens_ += std::ssize(request.prompt);
+    queue_.Add(request);
     inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink)});
   }
   wake_.notify_one();
   return absl::OkStatus();
 }
 
-absl::Status LocalEngine::RefusalForQueue(int64_t prompt_tokens) const {
-  // Who can start at once does not wait, and a prompt alone is never too long.
-  const int64_t limit = config_.max_queue + std::max(config_.max_num_seqs - stats_.running, 0);
-  const bool is_too_many = num_queued_ >= limit;
-  const bool is_too_long = num_queued_ > 0 && num_queued_tokens_ + prompt_tokens > config_.max_queue_tokens;
-  if (!is_too_many && !is_too_long) return absl::OkStatus();
-  return WithRetryAfter(ResourceExhausted("the queue is full: {} requests with {} prompt tokens wait; try again later",
-                                          num_queued_, num_queued_tokens_),
-                        drain_rate_.SecondsToDrain(NowNs(), num_queued_));
+absl::Status LocalEngine::CheckQueue(const GenerateRequest& request) const {
+  const absl::Status status = queue_.Check(request, std::max(config_.max_num_seqs - stats_.running, 0));
+  if (status.ok()) return status;
+  return WithRetryAfter(status, drain_rate_.SecondsToDrain(NowNs(), queue_.num_requests()));
 }
 
 void LocalEngine::Cancel(RequestId id) { EnqueueCancel({.id = id}); }

@@ -15,6 +15,7 @@
 #include "engine/drain_rate.h"
 #include "engine/engine_client.h"
 #include "engine/executor/executor.h"
+#include "engine/queue_limits.h"
 #include "engine/scheduler/scheduler.h"
 #include "engine/util/step_deadline.h"
 
@@ -77,7 +78,7 @@ class LocalEngine : public EngineClient {
   void DeliverEvents();
   void EnqueueCancel(CancelCommand command);
   uint32_t SlotOf(std::shared_ptr<TokenSink> sink);
-  absl::Status RefusalForQueue(int64_t prompt_tokens) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckQueue(const GenerateRequest& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const EngineConfig config_;
   const std::unique_ptr<Executor> executor_;
@@ -102,9 +103,7 @@ class LocalEngine : public EngineClient {
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
   StepDeadline step_deadline_ ABSL_GUARDED_BY(mu_);
   int64_t step_start_ns_ ABSL_GUARDED_BY(mu_) = 0;  // of the step that runs; 0: none
-  // Requests that have not started, those in the inbox included.
-  int64_t num_queued_ ABSL_GUARDED_BY(mu_) = 0;
-  int64_t num_queued_tokens_ ABSL_GUARDED_BY(mu_) = 0;
+  QueueLimits queue_ ABSL_GUARDED_BY(mu_);          // requests that have not started, those in the inbox included
   DrainRate drain_rate_ ABSL_GUARDED_BY(mu_);
 
   std::thread thread_;

@@ -40,7 +40,6 @@ void Scheduler::Add(GenerateRequest request, uint32_t owner, int64_t now_ns) {
     sequence.next_score = state.request.prompt_scores_sent + 1;
   }
   LaneOf(state).queue.Push(state);
-  num_queued_tokens_ += state.queued_tokens();
   if (state.request.deadline_ns != 0) deadlines_.emplace(state.request.deadline_ns, &state);
   if (state.request.max_tokens == 0) {
     // Answer 0 carries the scores; the others are empty.
@@ -174,7 +173,7 @@ FinishReason Scheduler::FinishOf(const Sequence& sequence) const {
 }
 
 void Scheduler::LeaveQueue(const RequestState& request) {
-  num_queued_tokens_ -= request.queued_tokens();
+  departures_.push_back(request.request.id);
   ++stats_.queue_departures;
 }
 

@@ -105,11 +105,11 @@ class Scheduler {
   // Events since they were last taken, oldest first.
   std::vector<Event>& events() { return events_; }
 
+  // Requests that have started, or ended without, since they were last taken.
+  std::vector<RequestId>& departures() { return departures_; }
+
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return num_unfinished_ - num_running(); }  // sequences
-  // That have not started.
-  int32_t num_queued_requests() const { return lanes_[kInteractive].queue.size() + lanes_[kBatch].queue.size(); }
-  int64_t num_queued_tokens() const { return num_queued_tokens_; }
   const BlockManager& blocks() const { return blocks_; }
   const SchedulerStats& stats() const { return stats_; }
   // So many different prompts have come to NaN or Inf lately that it is not the prompts.
@@ -203,13 +203,13 @@ class Scheduler {
   int64_t batch_limit_ = 0;  // cost up to which batch work takes part
 
   std::vector<Event> events_;
+  std::vector<RequestId> departures_;
   SchedulerStats stats_;
   NonfiniteWatch nonfinite_;
   SequenceId next_sequence_ = 1;
   uint64_t next_arrival_ = 1;
   uint64_t next_seniority_ = 1;
-  int32_t num_unfinished_ = 0;     // sequences
-  int64_t num_queued_tokens_ = 0;  // of requests that have not started
+  int32_t num_unfinished_ = 0;  // sequences
   std::optional<int64_t> last_interactive_ns_;
   int64_t last_batch_ns_ = 0;  // when batch work last took part, or there was none
 };

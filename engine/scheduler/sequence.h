@@ -86,7 +86,6 @@ struct RequestState {
   PrefixHash root;            // of the hashes of its blocks
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
-  int64_t queued_tokens() const { return std::ssize(request.prompt) + std::ssize(request.generated); }
   int32_t num_generated(const Sequence& sequence) const { return sequence.num_tokens() - prompt_tokens(); }
 };
 

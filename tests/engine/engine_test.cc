@@ -211,6 +211,23 @@ TEST(LocalEngineTest, FullQueueRefusesAndSaysWhenToComeBack) {
   EXPECT_TRUE(engine->Submit({.id = 4, .prompt = {5}, .max_tokens = 4}, sink).ok()) << "there is room again";
 }
 
+TEST(LocalEngineTest, AFloodOfOneKeyDoesNotGetOthersRefused) {
+  Gate gate;
+  const auto engine = StartEngine({.max_num_seqs = 1, .before_step = [&](const StepPlan&) { return gate.Pass(); }},
+                                  /*max_queue=*/8);
+  const auto sink = std::make_shared<Collector>();
+  int accepted = 0;
+  for (RequestId id = 1; id <= 100; ++id) {
+    accepted += engine->Submit({.id = id, .prompt = {5}, .max_tokens = 2, .api_key_id = "flood"}, sink).ok() ? 1 : 0;
+  }
+  EXPECT_LE(accepted, 10);
+  for (RequestId id = 101; id <= 103; ++id) {
+    EXPECT_TRUE(engine->Submit({.id = id, .prompt = {5}, .max_tokens = 2, .api_key_id = "b"}, sink).ok());
+  }
+  gate.Open(kAlways);
+  EXPECT_TRUE(sink->WaitForFinished(accepted + 3));
+}
+
 TEST(LocalEngineTest, TheQueueIsBoundedInTokensToo) {
   Gate gate;
   const auto engine = StartEngine({.max_num_seqs = 1, .before_step = [&](const StepPlan&) { return gate.Pass(); }},
