@@ -5,6 +5,7 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 #include <vector>
@@ -81,6 +82,30 @@ prometheus::Histogram::BucketBoundaries TokenBuckets() {
 // Of requests_total, by FinishReason; kNone is no end.
 constexpr std::array<const char*, 6> kFinishNames = {"", "stop", "length", "cancelled", "deadline", "error"};
 
+// vLLM's names, old and new ones where it has renamed one, for what is above.
+struct VllmName {
+  const char* name;
+  const MetricInfo& ours;
+};
+constexpr VllmName kVllmValues[] = {
+    {"vllm:num_requests_running", kRequestsRunning},
+    {"vllm:num_requests_waiting", kRequestsWaiting},
+    {"vllm:kv_cache_usage_perc", kKvCacheUsage},
+    {"vllm:gpu_cache_usage_perc", kKvCacheUsage},
+    {"vllm:num_preemptions_total", kPreemptions},
+    {"vllm:prompt_tokens_total", kPromptTokens},
+    {"vllm:generation_tokens_total", kGenerationTokens},
+    {"vllm:prefix_cache_queries_total", kPrefixCacheQueries},
+    {"vllm:prefix_cache_hits_total", kPrefixCacheHits},
+    {"vllm:time_to_first_token_seconds", kTimeToFirstToken},
+    {"vllm:inter_token_latency_seconds", kInterTokenLatency},
+    {"vllm:time_per_output_token_seconds", kInterTokenLatency},
+    {"vllm:e2e_request_latency_seconds", kRequestDuration},
+    {"vllm:request_queue_time_seconds", kRequestQueue},
+    {"vllm:iteration_tokens_total", kStepTokens},
+};
+constexpr MetricInfo kVllmRequestSuccess = {"vllm:request_success_total", kRequests.help, MetricType::Counter};
+
 MetricFamily Family(const MetricInfo& info, std::vector<ClientMetric> metrics) {
   return {.name = info.name, .help = info.help, .type = info.type, .metric = std::move(metrics)};
 }
@@ -101,6 +126,9 @@ MetricFamily Value(const MetricInfo& info, double value, std::vector<ClientMetri
 class Metrics::Impl {
  public:
   explicit Impl(std::string_view version_in) : version(version_in) {}
+
+  std::vector<MetricFamily> Collect(const EngineStats& stats, bool engine_healthy) const;
+  double EndedBy(FinishReason finish) const { return requests[static_cast<size_t>(finish)].Value(); }
 
   const std::string version;
   prometheus::Histogram time_to_first_token{LatencyBuckets()};
@@ -131,36 +159,69 @@ void Metrics::ObserveStep(double seconds, int32_t tokens) {
   impl_->step_tokens.Observe(tokens);
 }
 
-std::string Metrics::Render(const EngineStats& stats, bool engine_healthy) const {
-  std::vector<ClientMetric> requests;
+std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool engine_healthy) const {
+  std::vector<ClientMetric> ended;
   for (size_t i = 1; i < kFinishNames.size(); ++i) {
-    ClientMetric metric = impl_->requests[i].Collect();
+    ClientMetric metric = requests[i].Collect();
     metric.label = {{"finish_reason", kFinishNames[i]}};
-    requests.push_back(std::move(metric));
+    ended.push_back(std::move(metric));
   }
   const double kv_usage = stats.blocks_total == 0 ? 0.0 : static_cast<double>(stats.blocks_used) / stats.blocks_total;
   const auto count = [](uint64_t value) { return static_cast<double>(value); };
-  return prometheus::TextSerializer().Serialize({
+  return {
       Value(kRequestsRunning, stats.running),
       Value(kRequestsWaiting, stats.waiting),
       Value(kKvCacheUsage, kv_usage),
       Value(kPromptTokens, count(stats.prompt_tokens)),
       Value(kGenerationTokens, count(stats.generated_tokens)),
-      Family(kRequests, std::move(requests)),
+      Family(kRequests, std::move(ended)),
       Value(kPreemptions, count(stats.preemptions)),
       Value(kPrefixCacheQueries, count(stats.prefix_cache_queries)),
       Value(kPrefixCacheHits, count(stats.prefix_cache_hits)),
-      Family(kTimeToFirstToken, {impl_->time_to_first_token.Collect()}),
-      Family(kInterTokenLatency, {impl_->inter_token_latency.Collect()}),
-      Family(kRequestDuration, {impl_->request_duration.Collect()}),
-      Family(kRequestQueue, {impl_->request_queue.Collect()}),
-      Family(kStepSeconds, {impl_->step_seconds.Collect()}),
-      Family(kStepTokens, {impl_->step_tokens.Collect()}),
-      Value(kEngineRestarts, impl_->engine_restarts.Value()),
+      Family(kTimeToFirstToken, {time_to_first_token.Collect()}),
+      Family(kInterTokenLatency, {inter_token_latency.Collect()}),
+      Family(kRequestDuration, {request_duration.Collect()}),
+      Family(kRequestQueue, {request_queue.Collect()}),
+      Family(kStepSeconds, {step_seconds.Collect()}),
+      Family(kStepTokens, {step_tokens.Collect()}),
+      Value(kEngineRestarts, engine_restarts.Value()),
       Value(kNonfiniteRows, count(stats.nonfinite_rows)),
       Value(kEngineHealthy, engine_healthy ? 1 : 0),
-      Value(kBuildInfo, 1, {{"version", impl_->version}}),
-  });
+      Value(kBuildInfo, 1, {{"version", version}}),
+  };
+}
+
+std::string Metrics::Render(const EngineStats& stats, bool engine_healthy) const {
+  return prometheus::TextSerializer().Serialize(impl_->Collect(stats, engine_healthy));
+}
+
+std::string Metrics::RenderAsVllm(const EngineStats& stats, std::string_view model_name) const {
+  const std::vector<MetricFamily> ours = impl_->Collect(stats, /*engine_healthy=*/true);
+  const std::vector<ClientMetric::Label> labels = {{"model_name", std::string(model_name)}, {"engine", "0"}};
+  std::vector<MetricFamily> theirs;
+  for (const VllmName& entry : kVllmValues) {
+    const auto family =
+        std::find_if(ours.begin(), ours.end(), [&](const MetricFamily& f) { return f.name == entry.ours.name; });
+    theirs.push_back(*family);
+    theirs.back().name = entry.name;
+    for (ClientMetric& metric : theirs.back().metric) metric.label = labels;
+  }
+  // vLLM calls an answer that nobody waited for "abort".
+  const std::pair<const char*, double> ended[] = {
+      {"stop", impl_->EndedBy(FinishReason::kStop)},
+      {"length", impl_->EndedBy(FinishReason::kLength)},
+      {"abort", impl_->EndedBy(FinishReason::kCancelled) + impl_->EndedBy(FinishReason::kDeadline)},
+      {"error", impl_->EndedBy(FinishReason::kError)}};
+  MetricFamily success = Family(kVllmRequestSuccess, {});
+  for (const auto& [reason, requests] : ended) {
+    ClientMetric metric;
+    metric.label = labels;
+    metric.label.push_back({"finished_reason", reason});
+    metric.counter.value = requests;
+    success.metric.push_back(std::move(metric));
+  }
+  theirs.push_back(std::move(success));
+  return prometheus::TextSerializer().Serialize(theirs);
 }
 
 }  // namespace optserve

@@ -36,6 +36,10 @@ class Metrics {
   // counter that falls for a restart.
   std::string Render(const EngineStats& stats, bool engine_healthy) const;
 
+  // The same numbers again under the names that vLLM has for them, for dashboards that were made for it; what it alone
+  // counts is not there. Every metric has the labels model_name and engine="0", as there.
+  std::string RenderAsVllm(const EngineStats& stats, std::string_view model_name) const;
+
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;

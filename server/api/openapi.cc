@@ -6,17 +6,13 @@
 namespace optserve {
 namespace {
 
-// What is the same for every build; the version and the request's fields go where the marks are.
+// What is the same for every build; the version, the request's fields, and what the routes of
+// completions have in common go where the marks are.
 constexpr std::string_view kVersionMark = "\"@VERSION@\"";
 constexpr std::string_view kFieldsMark = "\"@FIELDS@\"";
-constexpr std::string_view kDocument = R"json({
-"openapi": "3.1.0",
-"info": {"title": "optserve", "version": "@VERSION@", "description": "Completions of OPT language models."},
-"security": [{}, {"key": []}],
-"paths": {
-  "/v1/completions": {"post": {
-    "operationId": "complete", "summary": "Completes prompts; with stream, by server-sent events",
-    "requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CompletionRequest"}}}},
+constexpr std::string_view kCompletionMark = "\"@COMPLETION@\": 0";
+constexpr std::string_view kCompletion =
+    R"json("requestBody": {"required": true, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CompletionRequest"}}}},
     "responses": {
       "200": {"description": "The choices; streamed: one chunk for each token, then data: [DONE]", "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}},
@@ -25,7 +21,22 @@ constexpr std::string_view kDocument = R"json({
       "404": {"$ref": "#/components/responses/Error"}, "413": {"$ref": "#/components/responses/Error"},
       "415": {"$ref": "#/components/responses/Error"}, "429": {"$ref": "#/components/responses/Error"},
       "500": {"$ref": "#/components/responses/Error"}, "503": {"$ref": "#/components/responses/Error"},
-      "504": {"$ref": "#/components/responses/Error"}}}},
+      "504": {"$ref": "#/components/responses/Error"}})json";
+constexpr std::string_view kDocument = R"json({
+"openapi": "3.1.0",
+"info": {"title": "optserve", "version": "@VERSION@", "description": "Completions of OPT language models."},
+"security": [{}, {"key": []}],
+"paths": {
+  "/v1/completions": {"post": {
+    "operationId": "complete", "summary": "Completes prompts; with stream, by server-sent events",
+    "@COMPLETION@": 0}},
+  "/completions": {"post": {
+    "operationId": "completeAsOpt", "summary": "The same, where Meta's OPT API had it",
+    "@COMPLETION@": 0}},
+  "/v1/engines/{model}/completions": {"post": {
+    "operationId": "completeByEngine", "summary": "The same, with the model in the path, slashes escaped or not",
+    "parameters": [{"name": "model", "in": "path", "required": true, "schema": {"type": "string", "minLength": 1}}],
+    "@COMPLETION@": 0}},
   "/v1/models": {"get": {
     "operationId": "listModels", "summary": "The model that is served",
     "responses": {
@@ -58,11 +69,27 @@ constexpr std::string_view kDocument = R"json({
       "200": {"description": "The tokenizer", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TokenizerInfo"}}}},
       "400": {"$ref": "#/components/responses/Error"}, "401": {"$ref": "#/components/responses/Error"},
       "503": {"$ref": "#/components/responses/Error"}}}},
+  "/v1/chat/completions": {"post": {
+    "operationId": "chat", "summary": "Always 404 chat_not_supported: OPT has no chat template", "deprecated": true, "security": [{}],
+    "responses": {"404": {"$ref": "#/components/responses/Error"}}}},
+  "/openapi.json": {"get": {
+    "operationId": "openapi", "summary": "This document", "security": [{}],
+    "responses": {"200": {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}}}},
   "/livez": {"get": {
     "operationId": "livez", "summary": "Whether the process answers", "security": [{}],
     "responses": {"200": {"description": "It does", "content": {"text/plain": {"schema": {"type": "string"}}}}}}},
   "/readyz": {"get": {
-    "operationId": "readyz", "summary": "Whether completions are served; also /health and /ping", "security": [{}],
+    "operationId": "readyz", "summary": "Whether completions are served", "security": [{}],
+    "responses": {
+      "200": {"description": "They are", "content": {"text/plain": {"schema": {"type": "string"}}}},
+      "503": {"$ref": "#/components/responses/Error"}}}},
+  "/health": {"get": {
+    "operationId": "health", "summary": "The same as /readyz", "security": [{}],
+    "responses": {
+      "200": {"description": "They are", "content": {"text/plain": {"schema": {"type": "string"}}}},
+      "503": {"$ref": "#/components/responses/Error"}}}},
+  "/ping": {"get": {
+    "operationId": "ping", "summary": "The same as /readyz", "security": [{}],
     "responses": {
       "200": {"description": "They are", "content": {"text/plain": {"schema": {"type": "string"}}}},
       "503": {"$ref": "#/components/responses/Error"}}}},
@@ -144,8 +171,11 @@ constexpr std::string_view kDocument = R"json({
 }
 })json";
 
+// Wherever the mark is.
 void Replace(std::string& text, std::string_view mark, std::string_view with) {
-  text.replace(text.find(mark), mark.size(), with);
+  for (size_t at = text.find(mark); at != text.npos; at = text.find(mark, at + with.size())) {
+    text.replace(at, mark.size(), with);
+  }
 }
 
 }  // namespace
@@ -162,6 +192,7 @@ std::string OpenApiDocument(std::string_view version) {
   std::string version_json;
   AppendJsonString(version_json, version);
   std::string document(kDocument);
+  Replace(document, kCompletionMark, kCompletion);
   Replace(document, kVersionMark, version_json);
   Replace(document, kFieldsMark, fields);
   return document;

@@ -63,6 +63,8 @@ std::optional<std::string> MatchPath(std::string_view pattern, std::string_view 
 
 }  // namespace
 
+std::span<const Route> Routes() { return kRoutes; }
+
 RouteMatch MatchRoute(std::string_view method, std::string_view path) {
   const std::string_view wanted = method == "HEAD" ? "GET" : method;
   std::string allow;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -32,6 +33,8 @@ struct Route {
   // worker when the body is long.
   HttpResponse (*handler)(const RouteCall& call);
 };
+
+std::span<const Route> Routes();
 
 struct RouteMatch {
   const Route* route = nullptr;

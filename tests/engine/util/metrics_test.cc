@@ -45,6 +45,32 @@ TEST(MetricsTest, EngineCountersAreShown) {
   EXPECT_THAT(metrics.Render({}, /*engine_healthy=*/false), HasSubstr("\noptserve_engine_healthy 0\n"));
 }
 
+TEST(MetricsTest, VllmsDashboardsFindTheSameNumbers) {
+  Metrics metrics("");
+  metrics.ObserveTimeToFirstToken(0.5);
+  metrics.ObserveInterTokenLatency(0.25);
+  metrics.ObserveRequest(2, FinishReason::kLength);
+  metrics.ObserveRequest(1, FinishReason::kCancelled);
+  metrics.ObserveRequest(1, FinishReason::kDeadline);
+  const std::string text = metrics.RenderAsVllm(
+      {.running = 3, .waiting = 2, .blocks_total = 8, .blocks_used = 2, .prompt_tokens = 100, .generated_tokens = 20},
+      "opt");
+  for (const char* line : {"vllm:num_requests_running{model_name=\"opt\",engine=\"0\"} 3",
+                           "vllm:num_requests_waiting{model_name=\"opt\",engine=\"0\"} 2",
+                           "vllm:kv_cache_usage_perc{model_name=\"opt\",engine=\"0\"} 0.25",
+                           "vllm:prompt_tokens_total{model_name=\"opt\",engine=\"0\"} 100",
+                           "vllm:generation_tokens_total{model_name=\"opt\",engine=\"0\"} 20",
+                           "vllm:time_to_first_token_seconds_sum{model_name=\"opt\",engine=\"0\"} 0.5",
+                           "vllm:time_per_output_token_seconds_sum{model_name=\"opt\",engine=\"0\"} 0.25",
+                           "vllm:inter_token_latency_seconds_sum{model_name=\"opt\",engine=\"0\"} 0.25",
+                           "vllm:e2e_request_latency_seconds_count{model_name=\"opt\",engine=\"0\"} 3",
+                           "vllm:request_success_total{model_name=\"opt\",engine=\"0\",finished_reason=\"length\"} 1",
+                           "vllm:request_success_total{model_name=\"opt\",engine=\"0\",finished_reason=\"abort\"} 2"}) {
+    EXPECT_THAT(Lines(text), testing::Contains(line));
+  }
+  EXPECT_THAT(text, Not(HasSubstr("optserve_")));
+}
+
 TEST(MetricsTest, ObservationsAreCounted) {
   Metrics metrics("");
   metrics.ObserveTimeToFirstToken(0.5);

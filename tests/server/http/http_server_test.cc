@@ -9,6 +9,7 @@
 #include <string>
 
 #include "server/access/access_control.h"
+#include "server/http/routes.h"
 #include "tests/server/http/test_server.h"
 #include "tests/support/test_data.h"
 
@@ -91,7 +92,11 @@ TEST(HttpServerTest, TheApiDescribesItself) {
   EXPECT_EQ(capabilities.at("limits").at("max_model_len"), 1024);
   EXPECT_EQ(capabilities.at("fields").at("n").at("maximum"), 128);
   const nlohmann::json document = nlohmann::json::parse(HttpGet(server.port(), "/openapi.json").body);
-  EXPECT_TRUE(document.at("paths").contains("/v1/completions"));
+  std::set<std::string> routes;
+  for (const Route& route : Routes()) routes.emplace(route.path);
+  std::set<std::string> documented;
+  for (const auto& [path, operations] : document.at("paths").items()) documented.insert(path);
+  EXPECT_EQ(documented, routes);
 }
 
 TEST(HttpServerTest, UnknownPathIs404AndWrongMethod405WithAllow) {
@@ -313,6 +318,10 @@ TEST(HttpServerTest, TokenizesBothWays) {
             (nlohmann::json{{"prompt", "Call me Ishmael."}}));
   EXPECT_EQ(nlohmann::json::parse(HttpGet(server.port(), "/tokenizer_info").body).at("eos_token"), "</s>");
   EXPECT_EQ(HttpPost(server.port(), "/tokenize", R"({"prompt":7})").status, 400);
+  const WireResponse beyond = HttpPost(server.port(), "/detokenize", R"({"tokens":[4095,4096]})");
+  EXPECT_EQ(beyond.status, 400);
+  EXPECT_THAT(beyond.body, HasSubstr("\"tokens[1] is 4096, but the model's token ids are 0 to 4095\""));
+  EXPECT_EQ(nlohmann::json::parse(beyond.body).at("error").at("param"), "tokens[1]");
   EXPECT_EQ(ErrorCodeOf(HttpPost(server.port(), "/tokenize", R"({"prompt":"a","model":"b"})")), "model_not_found");
 }
 
