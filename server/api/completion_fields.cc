@@ -186,8 +186,7 @@ constexpr auto kStreamOptions = std::to_array<std::pair<std::string_view, bool R
 
 std::string BoundsText(const FieldBounds& bounds) {
   if (!bounds.excludes_min) return fmt::format("between {} and {}", bounds.min, bounds.max);
-  if (bounds.max == kFloatMax) return fmt::format("greater than {}", bounds.min);
-  return fmt::format("greater than {} and at most {}", bounds.min, bounds.max);
+  return fmt::format("greater than {} and at most {}", bounds.min, static_cast<float>(bounds.max));
 }
 
 absl::Status Bad(std::string_view param, std::string message) {
@@ -300,6 +299,13 @@ std::span<const CompletionField> CompletionFields() { return kFields; }
 const CompletionField* FindCompletionField(std::string_view name) {
   const auto* field = std::ranges::find(kFields, name, &CompletionField::name);
   return field == kFields.end() ? nullptr : field;
+}
+
+absl::Status CheckFieldFloat(const FieldBounds& bounds, std::string_view param, double value) {
+  OPTSERVE_RETURN_IF_ERROR(CheckFieldNumber(bounds, param, value));
+  if (CheckFieldNumber(bounds, param, static_cast<float>(value)).ok()) return absl::OkStatus();
+  return Bad(param,
+             fmt::format("{} is {}, which is 0 as a 32-bit number, but must be {}", param, value, BoundsText(bounds)));
 }
 
 std::span<const std::pair<std::string_view, bool CompletionRequest::*>> StreamOptionFields() { return kStreamOptions; }

@@ -62,6 +62,9 @@ std::span<const std::pair<std::string_view, bool CompletionRequest::*>> StreamOp
 // InvalidArgument with `param` as its path, unless the bounds hold `value`.
 absl::Status CheckFieldNumber(const FieldBounds& bounds, std::string_view param, double value);
 
+// The same for a number that is kept as a float: what is within the bounds may be 0 there.
+absl::Status CheckFieldFloat(const FieldBounds& bounds, std::string_view param, double value);
+
 // The same for the length of a string, list or map.
 absl::Status CheckFieldSize(const CompletionField& field, size_t size);
 

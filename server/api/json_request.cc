@@ -168,9 +168,10 @@ struct FieldDecoder {
   absl::Status operator()(int32_t Request::*member) const { return Int32(request.*member); }
 
   absl::Status operator()(float Request::*member) const {
-    double value = 0;
-    OPTSERVE_RETURN_IF_ERROR(Bounded(field.name, value));
-    request.*member = static_cast<float>(value);
+    JsonNumber number;
+    OPTSERVE_RETURN_IF_ERROR(reader.Number(field.name, number));
+    OPTSERVE_RETURN_IF_ERROR(CheckFieldFloat(field.bounds, field.name, number.value));
+    request.*member = static_cast<float>(number.value);
     return absl::OkStatus();
   }
 

@@ -1,5 +1,6 @@
 #include "server/completion/completion_service.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -140,6 +141,18 @@ CompletionService::~CompletionService() = default;
 
 std::shared_ptr<CompletionCall> CompletionService::Start(CompletionRequest request, std::function<void()> on_ready) {
   return impl_->Start(std::move(request), std::move(on_ready));
+}
+
+absl::StatusOr<std::string> CompletionService::Detokenize(std::span<const int32_t> tokens) const {
+  if (tokenizer() == nullptr) return TokenizerMissing("tokens");
+  const int32_t vocab_size = engine().model().vocab_size;
+  const auto bad = std::ranges::find_if(tokens, [&](int32_t id) { return id < 0 || id >= vocab_size; });
+  if (bad != tokens.end()) {
+    const std::string param = fmt::format("tokens[{}]", bad - tokens.begin());
+    return WithParam(InvalidArgument("{} is {}, but the model's token ids are 0 to {}", param, *bad, vocab_size - 1),
+                     param);
+  }
+  return tokenizer()->Decode(tokens, /*skip_special=*/false);
 }
 
 const Tokenizer* CompletionService::tokenizer() const { return impl_->tokenizer(); }

@@ -3,10 +3,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/engine_client.h"
 #include "server/api/completion.h"
 #include "server/text/tokenizer.h"
@@ -71,6 +73,10 @@ class CompletionService {
   // may still run when the call has been cancelled or destroyed by another thread, so it owns what it touches.
   // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take.
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
+
+  // The text of ids, special tokens shown. tokenizer_missing for a model that is served for ids only; InvalidArgument
+  // with the path of an id that the model does not have.
+  absl::StatusOr<std::string> Detokenize(std::span<const int32_t> tokens) const;
 
   // nullptr: ids only.
   const Tokenizer* tokenizer() const;

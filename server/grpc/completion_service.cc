@@ -134,8 +134,8 @@ grpc::ServerUnaryReactor* GrpcCompletionService::Detokenize(grpc::CallbackServer
   if (!service.ok()) return Answer(*context, service.status());
   return AnswerLater(*context, message->tokens_size(), [this, message, response, service = *service]() -> absl::Status {
     OPTSERVE_ASSIGN_OR_RETURN(const DetokenizeRequest request, DecodeDetokenizeRequest(*message, decode_options_));
-    if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
-    response->set_prompt(service->tokenizer()->Decode(request.tokens, /*skip_special=*/false));
+    OPTSERVE_ASSIGN_OR_RETURN(std::string prompt, service->Detokenize(request.tokens));
+    response->set_prompt(std::move(prompt));
     return absl::OkStatus();
   });
 }

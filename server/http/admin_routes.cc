@@ -109,13 +109,15 @@ HttpResponse Tokenize(const RouteCall& call) {
 }
 
 HttpResponse Detokenize(const RouteCall& call) {
-  const absl::StatusOr<const Tokenizer*> tokenizer = FindTokenizer(call.server);
-  if (!tokenizer.ok()) return ErrorResponse(tokenizer.status());
+  const CompletionService* service = call.server.service;
+  if (service == nullptr) return ErrorResponse(ModelLoading());
   const absl::StatusOr<DetokenizeRequest> request =
       DecodeDetokenizeRequest(call.request.body, call.server.options.decode);
   if (!request.ok()) return ErrorResponse(request.status());
   if (absl::Status status = CheckModel(request->model, call.server); !status.ok()) return ErrorResponse(status);
-  return {.body = EncodeDetokenizeResponse((*tokenizer)->Decode(request->tokens, /*skip_special=*/false))};
+  const absl::StatusOr<std::string> text = service->Detokenize(request->tokens);
+  if (!text.ok()) return ErrorResponse(text.status());
+  return {.body = EncodeDetokenizeResponse(*text)};
 }
 
 HttpResponse TokenizerInfo(const RouteCall& call) {

@@ -397,6 +397,12 @@ TEST_F(GrpcCompletionTest, TokenizesAndBack) {
   ASSERT_TRUE(stub_->Detokenize(&back_context, back, &text).ok());
   EXPECT_EQ(text.prompt(), request.prompt());
 
+  grpc::ClientContext beyond_context;
+  back.add_tokens(1 << 20);
+  const grpc::Status beyond = stub_->Detokenize(&beyond_context, back, &text);
+  EXPECT_EQ(beyond.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(beyond.error_message(), testing::HasSubstr("is 1048576, but the model's token ids are 0 to"));
+
   grpc::ClientContext other_context;
   request.set_model("other");
   EXPECT_EQ(stub_->Tokenize(&other_context, request, &tokens).error_code(), StatusCode::NOT_FOUND);
