@@ -50,6 +50,11 @@ constexpr std::array kBoolKeys = {
 constexpr std::array<std::pair<const char*, DeviceChoice>, 3> kDevices = {
     {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}}};
 
+constexpr std::array<std::pair<const char*, DTypeChoice>, 4> kDTypes = {{{"auto", DTypeChoice::kAuto},
+                                                                         {"float16", DTypeChoice::kFloat16},
+                                                                         {"float32", DTypeChoice::kFloat32},
+                                                                         {"int8", DTypeChoice::kInt8}}};
+
 // Sets the number `name` stands for. False: no row has that name.
 template <typename T, size_t kRows>
 absl::StatusOr<bool> ReadNumber(const std::array<NumberKey<T>, kRows>& keys, const std::string& name, const Json& value,
@@ -79,6 +84,15 @@ absl::Status ReadDevice(const Json& value, EngineConfig& config) {
   return InvalidArgument("device is {}, but must be \"auto\", \"cpu\" or \"cuda\"", value.dump());
 }
 
+absl::Status ReadDType(const Json& value, EngineConfig& config) {
+  for (const auto& [name, dtype] : kDTypes) {
+    if (value != name) continue;
+    config.dtype = dtype;
+    return absl::OkStatus();
+  }
+  return InvalidArgument("dtype is {}, but must be \"auto\", \"float16\", \"float32\" or \"int8\"", value.dump());
+}
+
 absl::Status ReadKey(const std::string& name, const Json& value, EngineConfig& config) {
   if (name == "model_path") {
     if (!value.is_string()) return InvalidArgument("model_path is {}, but must be a string", value.dump());
@@ -86,6 +100,7 @@ absl::Status ReadKey(const std::string& name, const Json& value, EngineConfig& c
     return absl::OkStatus();
   }
   if (name == "device") return ReadDevice(value, config);
+  if (name == "dtype") return ReadDType(value, config);
   OPTSERVE_ASSIGN_OR_RETURN(const bool is_int32, ReadNumber(kInt32Keys, name, value, config));
   if (is_int32) return absl::OkStatus();
   OPTSERVE_ASSIGN_OR_RETURN(const bool is_int64, ReadNumber(kInt64Keys, name, value, config));
@@ -114,6 +129,9 @@ std::string EngineConfigToJson(const EngineConfig& config) {
   json["model_path"] = config.model_path;
   for (const auto& [name, device] : kDevices) {
     if (device == config.device) json["device"] = name;
+  }
+  for (const auto& [name, dtype] : kDTypes) {
+    if (dtype == config.dtype) json["dtype"] = name;
   }
   for (const auto& key : kInt32Keys) json[key.name] = config.*key.member;
   for (const auto& key : kInt64Keys) json[key.name] = config.*key.member;

@@ -10,11 +10,15 @@ namespace optserve {
 
 enum class DeviceChoice { kAuto, kCpu, kCuda };
 
+// How weights are held. Auto: as the checkpoint has them.
+enum class DTypeChoice { kAuto, kFloat16, kFloat32, kInt8 };
+
 // Everything an engine is told at start. Parsed from JSON by ParseEngineConfig (unknown keys refused), and sent as the
 // same JSON from the front end to its engine process.
 struct EngineConfig {
   std::string model_path;                     // a directory
   DeviceChoice device = DeviceChoice::kAuto;  // auto: CUDA if this build and machine have it, else the CPU
+  DTypeChoice dtype = DTypeChoice::kAuto;     // refused where the device cannot hold this checkpoint so
   int32_t tensor_parallel_size = 1;           // ranks; must divide the model's heads and ffn size
   int32_t max_model_len = 0;                  // tokens; 0: the model's positions
   int32_t max_num_seqs = 256;                 // sequences that run at a time

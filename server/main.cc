@@ -11,6 +11,7 @@
 #include "engine/engine_client.h"
 #include "engine/process_main.h"
 #include "engine/tools/bench_kernels.h"
+#include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "server/commands/checkpoints.h"
 #include "server/commands/completion_script.h"
@@ -176,13 +177,27 @@ absl::Status CheckExtras(const CLI::App& command) {
   const std::vector<std::string> extras = command.remaining();
   if (extras.empty()) return absl::OkStatus();
   const std::string flag = extras.front().substr(0, extras.front().find('='));
-  const std::optional<std::string> suggestion = command.get_name() == "serve" ? SuggestFlag(flag) : std::nullopt;
-  if (suggestion.has_value()) return InvalidArgument("there is no {}; did you mean {}?", flag, *suggestion);
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  }
+  if (const std::string hint = SuggestFlag(flag, flags); !hint.empty()) {
+    return InvalidArgument("there is no {}; {}", flag, hint);
+  }
   return InvalidArgument("there is no {}; optserve {} --help shows what there is", flag, command.get_name());
 }
 
+// From all places, with a warning for variables that look like ours.
+absl::StatusOr<LoadedServerConfig> LoadConfig(const Words& words) {
+  absl::StatusOr<LoadedServerConfig> loaded = LoadServerConfig(words.server, ProcessEnvironment(), ProcessVariables());
+  if (!loaded.ok() || loaded->unknown_variables.empty()) return loaded;
+  const Log log(loaded->config.log_format);
+  for (const std::string& name : loaded->unknown_variables) log.Warning("unknown_variable", {{"name", name}});
+  return loaded;
+}
+
 int RunServe(const Words& words) {
-  const absl::StatusOr<LoadedServerConfig> loaded = LoadServerConfig(words.server, ProcessEnvironment());
+  const absl::StatusOr<LoadedServerConfig> loaded = LoadConfig(words);
   if (!loaded.ok()) return Fail(loaded.status());
   if (words.print_config) {
     std::fputs(PrintServerConfig(*loaded).c_str(), stdout);
@@ -193,7 +208,7 @@ int RunServe(const Words& words) {
 }
 
 int RunGenerate(const Words& words) {
-  const absl::StatusOr<LoadedServerConfig> loaded = LoadServerConfig(words.server, ProcessEnvironment());
+  const absl::StatusOr<LoadedServerConfig> loaded = LoadConfig(words);
   if (!loaded.ok()) return Fail(loaded.status());
   return Generate(loaded->config, words.generate);
 }

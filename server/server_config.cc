@@ -74,6 +74,11 @@ constexpr std::array<std::pair<std::string_view, DeviceChoice>, 3> kDevices = {
     {{"auto", DeviceChoice::kAuto}, {"cpu", DeviceChoice::kCpu}, {"cuda", DeviceChoice::kCuda}}};
 constexpr std::array<std::pair<std::string_view, LogFormat>, 2> kLogFormats = {
     {{"text", LogFormat::kText}, {"json", LogFormat::kJson}}};
+constexpr std::array<std::pair<std::string_view, DTypeChoice>, 4> kDTypes = {{{"auto", DTypeChoice::kAuto},
+                                                                              {"float16", DTypeChoice::kFloat16},
+                                                                              {"float32", DTypeChoice::kFloat32},
+                                                                              {"int8", DTypeChoice::kInt8}}};
+constexpr std::array<std::pair<std::string_view, bool>, 2> kMetricsCompat = {{{"none", false}, {"vllm", true}}};
 constexpr std::array<std::pair<std::string_view, bool>, 2> kUnknownFields = {{{"reject", false}, {"ignore", true}}};
 
 // --- the table ----------------------------------------------------------------------------------------------------
@@ -126,9 +131,17 @@ constexpr ServerOption kOptions[] = {
     {"log-format", "text|json", "how events are written to standard error", false,
      [](std::string_view text, Config& c) { return ParseChoice(text, kLogFormats, c.log_format); },
      [](const Config& c) { return PrintChoice(c.log_format, kLogFormats); }},
+    {"metrics-compat", "none|vllm", "also give the numbers at /metrics the names that vLLM has for them", false,
+     [](std::string_view text, Config& c) { return ParseChoice(text, kMetricsCompat, c.vllm_metrics); },
+     [](const Config& c) { return PrintChoice(c.vllm_metrics, kMetricsCompat); }},
     {"device", "auto|cpu|cuda", "where the model runs", kOfEngine,
      [](std::string_view text, Config& c) { return ParseChoice(text, kDevices, c.engine.device); },
      [](const Config& c) { return PrintChoice(c.engine.device, kDevices); }},
+    {"dtype", "auto|float16|float32|int8",
+     "how weights are held; auto: as the model's files have them. On the CPU float16 needs float16 files and int8 is "
+     "refused; answers of float32 and auto are the same",
+     kOfEngine, [](std::string_view text, Config& c) { return ParseChoice(text, kDTypes, c.engine.dtype); },
+     [](const Config& c) { return PrintChoice(c.engine.dtype, kDTypes); }},
     EngineNumber<&EngineConfig::tensor_parallel_size, 1, 1024>("tensor-parallel-size",
                                                                "ranks that share each layer; must divide its heads"),
     EngineNumber<&EngineConfig::max_model_len, 0, 1 << 20>(
@@ -178,7 +191,7 @@ constexpr ServerOption kOptions[] = {
      [](const Config& c) { return fmt::format("{}", c.max_engine_deaths); }},
 };
 
-// --- the four places ----------------------------------------------------------------------------------------------
+// --- what an option is called ---------------------------------------------------------------------------------------
 
 std::string EnvironmentName(std::string_view option) {
   std::string name = "OPTSERVE_";
@@ -192,60 +205,99 @@ std::string FileKey(std::string_view option) {
   return key;
 }
 
-// The file's values as texts, so that a value means the same wherever it is written.
-absl::StatusOr<FlagValues> ReadConfigFile(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) return NotFound("cannot read the configuration file {}", path);
-  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-  const nlohmann::json parsed = nlohmann::json::parse(text, /*cb=*/nullptr, /*allow_exceptions=*/false);
-  if (!parsed.is_object()) return InvalidArgument("the configuration file {} is not a JSON object", path);
-  FlagValues values;
-  for (const auto& [key, value] : parsed.items()) {
-    const auto option =
-        std::ranges::find(kOptions, key, [](const ServerOption& candidate) { return FileKey(candidate.name); });
-    if (option == std::end(kOptions)) {
-      return InvalidArgument("{}: there is no option \"{}\"; optserve serve --print-config shows all", path, key);
-    }
-    if (value.is_structured() || value.is_null()) {
-      return InvalidArgument("{}: \"{}\" must be a string, a number, true or false", path, key);
-    }
-    values[std::string(option->name)] = value.is_string() ? value.get<std::string>() : value.dump();
-  }
-  return values;
-}
-
 // --- names that other servers have for it ---------------------------------------------------------------------------
 
-constexpr std::pair<std::string_view, std::string_view> kForeignFlags[] = {
+// `ours` with dashes in front is a flag, perhaps with its value; else what to say.
+struct ForeignFlag {
+  std::string_view name;
+  std::string_view ours;
+};
+
+constexpr std::string_view kIsPositional = "the model is given without a flag, right after the command";
+constexpr std::string_view kIsAlwaysOn = "it is always on: leave it out";
+
+constexpr ForeignFlag kForeignFlags[] = {
     // vLLM
-    {"--model", "MODEL, without a flag"},
+    {"--model", kIsPositional},
+    {"--tp", "--tensor-parallel-size"},
     {"-tp", "--tensor-parallel-size"},
+    {"--tensor-parallel", "--tensor-parallel-size"},
+    {"--dp", "--replicas"},
+    {"-dp", "--replicas"},
+    {"--data-parallel-size", "--replicas"},
+    {"--pipeline-parallel-size", "--tensor-parallel-size"},
+    {"-pp", "--tensor-parallel-size"},
+    {"--gpu-memory-utilization", "--kv-cache-memory"},
     {"--kv-cache-memory-bytes", "--kv-cache-memory"},
     {"--num-gpu-blocks-override", "--kv-cache-memory"},
     {"--max-seq-len", "--max-model-len"},
+    {"--max-model-length", "--max-model-len"},
+    {"--max-seq-length", "--max-model-len"},
+    {"--max-num-sequences", "--max-num-seqs"},
     {"--api-key", "--api-key-file"},
+    {"--quantization", "--dtype int8"},
+    {"-q", "--dtype int8"},
+    {"--ssl-certfile", "--tls-cert"},
+    {"--ssl-keyfile", "--tls-key"},
     {"--no-enable-prefix-caching", "--no-prefix-cache"},
+    {"--enable-prefix-caching", kIsAlwaysOn},
+    {"--enable-chunked-prefill", kIsAlwaysOn},
+    {"--trust-remote-code", "nothing in a model's files is ever executed: leave it out"},
+    {"--tokenizer", "the tokenizer is the model's own: leave it out"},
+    {"--load-format", "the format is known by a file's content: leave it out"},
+    {"--disable-log-requests", "prompts and answers are never logged: leave it out"},
+    {"--disable-log-stats", "numbers are at /metrics only: leave it out"},
+    {"--enforce-eager", "leave it out"},
+    {"--seed", "each request has its own seed"},
+    {"--chat-template", "OPT has no chat template"},
     // TGI
-    {"--model-id", "MODEL, without a flag"},
+    {"--model-id", kIsPositional},
     {"--num-shard", "--tensor-parallel-size"},
     {"--hostname", "--host"},
     {"--max-total-tokens", "--max-model-len"},
+    {"--max-input-tokens", "--max-model-len"},
+    {"--max-input-length", "--max-model-len"},
     {"--max-batch-prefill-tokens", "--max-num-batched-tokens"},
+    {"--max-batch-total-tokens", "--kv-cache-memory"},
     {"--max-batch-size", "--max-num-seqs"},
     {"--max-concurrent-requests", "--max-queue"},
+    {"--cuda-memory-fraction", "--kv-cache-memory"},
+    {"--quantize", "--dtype int8"},
     {"--json-output", "--log-format json"},
     // llama.cpp
-    {"-m", "MODEL, without a flag"},
+    {"-m", kIsPositional},
     {"-c", "--max-model-len"},
     {"--ctx-size", "--max-model-len"},
     {"-t", "--threads"},
+    {"--threads-batch", "--threads"},
     {"-b", "--max-num-batched-tokens"},
     {"--batch-size", "--max-num-batched-tokens"},
+    {"-ub", "--max-num-batched-tokens"},
+    {"--ubatch-size", "--max-num-batched-tokens"},
     {"-np", "--max-num-seqs"},
     {"--parallel", "--max-num-seqs"},
+    {"-n", "--max-tokens"},
+    {"--n-predict", "--max-tokens"},
+    {"--predict", "--max-tokens"},
+    {"--temp", "--temperature"},
+    {"--repeat-penalty", "--repetition-penalty"},
+    {"-p", "--prompt"},
+    {"-s", "--seed"},
     {"-a", "--served-model-name"},
     {"--alias", "--served-model-name"},
+    {"-ngl", "--device"},
+    {"--n-gpu-layers", "--device"},
+    {"--gpu-layers", "--device"},
+    {"-cb", kIsAlwaysOn},
+    {"--cont-batching", kIsAlwaysOn},
+    {"--metrics", kIsAlwaysOn},
+    {"--mlock", "leave it out"},
+    {"--no-mmap", "weights are always mapped: leave it out"},
+    {"--ssl-cert-file", "--tls-cert"},
+    {"--ssl-key-file", "--tls-key"},
 };
+
+constexpr size_t kSlip = 3;  // of fewer letters than that
 
 // Levenshtein's.
 size_t EditDistance(std::string_view a, std::string_view b) {
@@ -260,6 +312,85 @@ size_t EditDistance(std::string_view a, std::string_view b) {
     }
   }
   return row.back();
+}
+
+// The one of `names` that is `text` but for a slip of a letter or two; empty if none is.
+std::string Nearest(std::string_view text, std::span<const std::string> names) {
+  std::string best;
+  size_t best_distance = kSlip;
+  for (const std::string& name : names) {
+    const size_t distance = EditDistance(text, name);
+    if (distance >= best_distance) continue;
+    best_distance = distance;
+    best = name;
+  }
+  return best;
+}
+
+// Fills unknown_variables; an error for what is nearly ours.
+absl::Status CheckVariables(std::span<const std::string> variables, std::vector<std::string>& unknown) {
+  std::vector<std::string> ours = {EnvironmentName("config")};
+  for (const ServerOption& option : kOptions) ours.push_back(EnvironmentName(option.name));
+  for (const std::string& variable : variables) {
+    if (!variable.starts_with("OPTSERVE_") || std::ranges::find(ours, variable) != ours.end()) continue;
+    if (const std::string nearest = Nearest(variable, ours); !nearest.empty()) {
+      return InvalidArgument("there is no variable {}; did you mean {}?", variable, nearest);
+    }
+    unknown.push_back(variable);
+  }
+  return absl::OkStatus();
+}
+
+// Line and column of a byte, from 1.
+std::string Place(std::string_view text, size_t byte) {
+  const std::string_view before = text.substr(0, byte);
+  const size_t line_begin = before.rfind('\n') + 1;  // npos + 1 is 0
+  return fmt::format("line {}, column {}", std::ranges::count(before, '\n') + 1, byte - line_begin + 1);
+}
+
+// --- the four places ----------------------------------------------------------------------------------------------
+
+// The file's values as texts, so that a value means the same wherever it is written.
+absl::StatusOr<FlagValues> ReadConfigFile(const std::string& path) {
+  std::ifstream in(path);
+  if (!in) return NotFound("cannot read the configuration file {}", path);
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  nlohmann::json parsed;
+  try {
+    parsed = nlohmann::json::parse(text);
+  } catch (const nlohmann::json::parse_error& error) {
+    // error.byte counts from 1, and is one behind the end where something is missing there.
+    const size_t byte = std::min(text.size(), error.byte > 0 ? error.byte - 1 : 0);
+    return InvalidArgument("the configuration file {} is not JSON at {}", path, Place(text, byte));
+  }
+  if (!parsed.is_object()) return InvalidArgument("the configuration file {} is not a JSON object", path);
+  std::vector<std::string> keys;
+  for (const ServerOption& option : kOptions) keys.push_back(FileKey(option.name));
+  FlagValues values;
+  for (const auto& [key, value] : parsed.items()) {
+    const auto known = std::ranges::find(keys, key);
+    if (known == keys.end()) {
+      const std::string nearest = Nearest(key, keys);
+      const std::string hint =
+          nearest.empty() ? "optserve serve --print-config shows all" : fmt::format("did you mean \"{}\"?", nearest);
+      return InvalidArgument("{}: there is no option \"{}\"; {}", path, key, hint);
+    }
+    if (value.is_structured() || value.is_null()) {
+      return InvalidArgument("{}: \"{}\" must be a string, a number, true or false", path, key);
+    }
+    const ServerOption& option = kOptions[known - keys.begin()];
+    values[std::string(option.name)] = value.is_string() ? value.get<std::string>() : value.dump();
+  }
+  return values;
+}
+
+// What the values mean together.
+absl::Status CheckTogether(const ServerConfig& config) {
+  if (!config.no_grpc && config.port != 0 && config.port == config.grpc_port && config.host == config.grpc_host) {
+    return InvalidArgument("--port and --grpc-port are both {}; choose another for one of them, or give --no-grpc",
+                           config.port);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -285,7 +416,10 @@ absl::StatusOr<int64_t> ParseSize(std::string_view text) {
   return static_cast<int64_t>(number * factor);
 }
 
-absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment) {
+absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment,
+                                                    std::span<const std::string> variables) {
+  LoadedServerConfig loaded;
+  OPTSERVE_RETURN_IF_ERROR(CheckVariables(variables, loaded.unknown_variables));
   FlagValues file;
   const auto config_flag = flags.find("config");
   const std::optional<std::string> path =
@@ -294,7 +428,6 @@ absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, con
     OPTSERVE_ASSIGN_OR_RETURN(file, ReadConfigFile(*path));
   }
 
-  LoadedServerConfig loaded;
   for (const ServerOption& option : kOptions) {
     const std::string name(option.name);
     std::string origin = "default";
@@ -320,6 +453,7 @@ absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, con
     }
     loaded.origins[name] = origin;
   }
+  OPTSERVE_RETURN_IF_ERROR(CheckTogether(loaded.config));
   return loaded;
 }
 
@@ -332,20 +466,19 @@ std::string PrintServerConfig(const LoadedServerConfig& loaded) {
   return text;
 }
 
-std::optional<std::string> SuggestFlag(std::string_view unknown) {
+std::string SuggestFlag(std::string_view unknown, std::span<const std::string> flags) {
+  const auto is_known = [&](std::string_view flag) { return std::ranges::find(flags, flag) != flags.end(); };
+  // As it is written here: --max_model_len.
+  std::string spelt(unknown);
+  if (spelt.starts_with("--")) std::ranges::replace(spelt, '_', '-');
+  if (is_known(spelt)) return fmt::format("did you mean {}?", spelt);
   for (const auto& [foreign, ours] : kForeignFlags) {
-    if (foreign == unknown) return std::string(ours);
+    if (foreign != spelt) continue;
+    if (!ours.starts_with('-')) return std::string(ours);
+    if (is_known(ours.substr(0, ours.find(' ')))) return fmt::format("did you mean {}?", ours);
   }
-  std::optional<std::string> best;
-  size_t best_distance = 3;  // a slip of a letter or two
-  for (const ServerOption& option : kOptions) {
-    const std::string flag = fmt::format("--{}", option.name);
-    const size_t distance = EditDistance(unknown, flag);
-    if (option.name == "model" || distance >= best_distance) continue;
-    best_distance = distance;
-    best = flag;
-  }
-  return best;
+  const std::string nearest = Nearest(spelt, flags);
+  return nearest.empty() ? "" : fmt::format("did you mean {}?", nearest);
 }
 
 }  // namespace optserve

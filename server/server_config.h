@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,6 +31,7 @@ struct ServerConfig {
   bool ignore_unknown_fields = false;     // of requests; else they are errors
   int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
   LogFormat log_format = LogFormat::kText;
+  bool vllm_metrics = false;      // /metrics has vLLM's names too
   int32_t replicas = 1;           // engine processes, each with the whole model
   int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
   EngineConfig engine;            // all but model_path
@@ -55,18 +57,25 @@ using FlagValues = std::map<std::string, std::string, std::less<>>;
 struct LoadedServerConfig {
   ServerConfig config;
   std::map<std::string, std::string, std::less<>> origins;  // by option: "flag", "environment", "file", "default"
+  std::vector<std::string> unknown_variables;               // OPTSERVE_*, but no option's nor nearly one's
 };
 
 // InvalidArgument names the option as it was written, its text and what is allowed. The file is that of
 // flags["config"], else of OPTSERVE_CONFIG; unknown keys in it are refused, NotFound if it cannot be read.
-absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment);
+//
+// `variables` are the names of all variables, to find those that are meant for us and misspelt: a slip of a letter or
+// two is refused. Others that begin with OPTSERVE_ are only reported, because they may be somebody else's: Kubernetes
+// makes OPTSERVE_SERVICE_HOST and the like for a service of that name.
+absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment,
+                                                    std::span<const std::string> variables = {});
 
 // For --print-config: a line for each option, its value and its origin.
 std::string PrintServerConfig(const LoadedServerConfig& loaded);
 
-// The flag that `unknown` (with its dashes) means: another server's name for it, or a slip of a letter or two. May be
-// more than a flag: "--log-format json".
-std::optional<std::string> SuggestFlag(std::string_view unknown);
+// What to do instead of `unknown` (with its dashes), as the end of a sentence: "did you mean --max-model-len?" for
+// another server's name of one of `flags` (also with dashes) or a slip of a letter or two, or what another server's
+// flag is here. Empty if nothing comes near.
+std::string SuggestFlag(std::string_view unknown, std::span<const std::string> flags);
 
 // Bytes: 1048576, 512MiB, 4G (as GiB), 1.5TB (decimal).
 absl::StatusOr<int64_t> ParseSize(std::string_view text);

@@ -33,6 +33,10 @@ int64_t ReadLimit(const char* path) {
 
 absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
                                     int64_t available_bytes) {
+  if (config.kv_cache_bytes > available_bytes) {
+    return ResourceExhausted("--kv-cache-memory is {} bytes, but {} are available; lower it, or leave it out",
+                             config.kv_cache_bytes, available_bytes);
+  }
   const int64_t block = config.block_size;
   const auto blocks_for = [&](int64_t tokens) { return (tokens + block - 1) / block; };
   const int64_t least = blocks_for(max_model_len);
@@ -42,12 +46,12 @@ absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_mode
     const int64_t needed = least * block * bytes_per_token;
     if (config.kv_cache_bytes > 0) {
       return ResourceExhausted(
-          "kv_cache_bytes is {}, but one sequence of {} tokens needs {} bytes; raise it, or lower max_model_len",
+          "--kv-cache-memory is {} bytes, but one sequence of {} tokens needs {}; raise it, or lower --max-model-len",
           config.kv_cache_bytes, max_model_len, needed);
     }
     return ResourceExhausted(
         "one sequence of {} tokens needs {} bytes of KV cache, and only half of the {} bytes of memory that are "
-        "available may be used; lower max_model_len",
+        "available may be used; lower --max-model-len",
         max_model_len, needed, available_bytes);
   }
   if (config.kv_cache_bytes == 0) blocks = std::min(blocks, least * config.max_num_seqs);

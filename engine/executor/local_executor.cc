@@ -23,6 +23,22 @@ namespace {
 constexpr int kReaders = 4;  // threads that read weights, of all ranks together
 constexpr int kMinReaders = 2;
 
+// Arithmetic is f32 here and 16-bit weights are widened exactly as they are read, so float32 asks for nothing more.
+absl::Status CheckDType(DTypeChoice dtype, const Checkpoint& checkpoint) {
+  if (dtype == DTypeChoice::kInt8) {
+    return absl::UnimplementedError("--dtype is int8, which the CPU does not compute with; leave it out");
+  }
+  if (dtype != DTypeChoice::kFloat16) return absl::OkStatus();
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    if (tensor.view.dtype == DType::kF16) continue;
+    return InvalidArgument(
+        "--dtype is float16, but {} in {} is not, and a CPU serves weights as the file has them; leave it out, or "
+        "convert the model first: optserve convert SOURCE TARGET --dtype float16",
+        tensor.name, tensor.file);
+  }
+  return absl::OkStatus();
+}
+
 // All ranks in this process, a thread each; rank 0 is the caller's.
 class LocalExecutor final : public Executor {
  public:
@@ -37,9 +53,10 @@ class LocalExecutor final : public Executor {
       OPTSERVE_RETURN_IF_ERROR(CheckDeterministicTensorParallelSize(model_config_, config_.tensor_parallel_size));
     }
     if (config_.max_model_len > model_config_.max_positions) {
-      return InvalidArgument("max_model_len is {}, but the model has {} positions", config_.max_model_len,
-                             model_config_.max_positions);
+      return InvalidArgument("--max-model-len is {}, but the model has {} positions; lower it, or leave it out",
+                             config_.max_model_len, model_config_.max_positions);
     }
+    OPTSERVE_RETURN_IF_ERROR(CheckDType(config_.dtype, *checkpoint_));
     OPTSERVE_ASSIGN_OR_RETURN(OptTensors tensors, OptTensors::Match(model_config_, *checkpoint_));
     OPTSERVE_RETURN_IF_ERROR(MakeRanks());
     OPTSERVE_RETURN_IF_ERROR(LoadWeights(tensors, progress));

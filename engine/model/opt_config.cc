@@ -183,7 +183,7 @@ absl::Status CheckTensorParallelSize(const OptConfig& config, int32_t tensor_par
     if (divides(size)) sizes += fmt::format("{}{}", sizes.empty() ? "" : ", ", size);
   }
   return InvalidArgument(
-      "tensor_parallel_size is {}, which does not divide this model's {} heads and ffn size {}; sizes that do: {}",
+      "--tensor-parallel-size is {}, which does not divide this model's {} heads and ffn size {}; sizes that do: {}",
       tensor_parallel_size, config.num_heads, config.ffn_size, sizes);
 }
 

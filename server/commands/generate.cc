@@ -24,6 +24,7 @@
 #include "server/commands/model_path.h"
 #include "server/completion/completion_service.h"
 #include "server/text/tokenizer.h"
+#include "server/text/utf8.h"
 
 namespace optserve {
 namespace {
@@ -54,6 +55,9 @@ absl::StatusOr<std::string> ReadPrompt(const GenerateOptions& options) {
 // The flags as the body of a request, so that they mean what the API's fields mean, with the same checks.
 absl::StatusOr<CompletionRequest> BuildRequest(const GenerateOptions& options) {
   OPTSERVE_ASSIGN_OR_RETURN(std::string prompt, ReadPrompt(options));
+  if (const std::optional<size_t> bad = FindInvalidUtf8(prompt); bad.has_value()) {
+    return InvalidArgument("the prompt is not UTF-8: bad byte at offset {}", *bad);
+  }
   Json body = {{"prompt", std::move(prompt)}};
   for (const auto& [name, texts] : options.fields) body[name] = FieldValue(*FindCompletionField(name), texts);
   const bool one_answer = body.value("n", Json(1)) == 1 && body.value("best_of", Json(1)) == 1;

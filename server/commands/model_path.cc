@@ -1,5 +1,7 @@
 #include "server/commands/model_path.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <fstream>
 #include <system_error>
@@ -46,6 +48,15 @@ Environment ProcessEnvironment() {
     if (value == nullptr) return std::nullopt;
     return value;
   };
+}
+
+std::vector<std::string> ProcessVariables() {
+  std::vector<std::string> names;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    names.emplace_back(text.substr(0, text.find('=')));
+  }
+  return names;
 }
 
 fs::path HuggingFaceCache(const Environment& environment) {

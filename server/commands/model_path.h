@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -15,8 +16,9 @@ namespace optserve {
 // An environment variable's value, or nothing where it is unset. A parameter, so that tests need no setenv.
 using Environment = std::function<std::optional<std::string>(std::string_view name)>;
 
-// The environment of this process.
+// The environment of this process, and the names of its variables.
 Environment ProcessEnvironment();
+std::vector<std::string> ProcessVariables();
 
 // The folder in which Hugging Face keeps what it fetched: HF_HUB_CACHE, else HF_HOME/hub, else
 // ~/.cache/huggingface/hub. An empty variable counts as unset. Empty where HOME is unset too.

@@ -166,8 +166,10 @@ class Server {
     options.ready = [this] { return EngineHealth(); };
     options.metrics = [this] {
       const Supervisor* engine = running_engine_;
-      return metrics_.Render(engine == nullptr ? EngineStats() : engine->Stats(),
-                             engine != nullptr && engine->Health().ok());
+      const EngineStats stats = engine == nullptr ? EngineStats() : engine->Stats();
+      std::string text = metrics_.Render(stats, engine != nullptr && engine->Health().ok());
+      if (config_.vllm_metrics) text += metrics_.RenderAsVllm(stats, name_);
+      return text;
     };
     if (access_) {
       options.authorize = [this](std::string_view authorization, std::string_view address) {

@@ -53,7 +53,7 @@ absl::Status Run(const std::string& model, bool decode) {
     if (line.ends_with('\n')) line.remove_suffix(1);
     absl::StatusOr<std::string> converted = decode ? Decode(tokenizer, line) : Encode(tokenizer, line);
     if (!converted.ok()) {
-      status = absl::DataLossError(fmt::format("line {}: {}", number, std::string(converted.status().message())));
+      status = InvalidArgument("line {}: {}", number, std::string(converted.status().message()));
       break;
     }
     *converted += '\n';

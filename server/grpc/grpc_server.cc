@@ -44,7 +44,12 @@ absl::StatusOr<Endpoint> Resolve(const std::string& host, uint16_t port) {
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* list = nullptr;
   const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
-  if (error != 0) return InvalidArgument("gRPC cannot listen on {}:{}: {}", host, port, gai_strerror(error));
+  if (error != 0) {
+    return InvalidArgument(
+        "gRPC: --grpc-host is '{}', which is neither an address nor a name that is known here ({}); give an address of "
+        "this machine, such as 127.0.0.1, or 0.0.0.0 for all of them",
+        host, gai_strerror(error));
+  }
   Endpoint endpoint;
   endpoint.length = list->ai_addrlen;
   std::memcpy(&endpoint.address, list->ai_addr, list->ai_addrlen);
@@ -87,7 +92,10 @@ absl::Status WhyNotBound(const Endpoint& endpoint, uint16_t port) {
     case 0:
       return Unavailable("gRPC cannot listen on {}; try again", where);
     default:
-      return FailedPrecondition("gRPC cannot listen on {}: {}", where, std::generic_category().message(error));
+      return FailedPrecondition(
+          "gRPC cannot listen on {}: {}; --grpc-host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 "
+          "for all of them",
+          where, std::generic_category().message(error));
   }
 }
 

@@ -42,9 +42,13 @@ absl::Status BindError(std::string_view where, const error_code& error) {
         "http: {} is in use by another program: stop it, or choose another --port (0: any free one)", where));
   }
   if (error == asio::error::access_denied) {
-    return absl::PermissionDeniedError(fmt::format("http: no permission to listen on {}", where));
+    return absl::PermissionDeniedError(fmt::format(
+        "http: no permission to listen on {}: ports below 1024 need privileges; choose another --port", where));
   }
-  return absl::InvalidArgumentError(fmt::format("http: cannot listen on {}: {}", where, error.message()));
+  return absl::InvalidArgumentError(
+      fmt::format("http: cannot listen on {}: {}; --host must be an address of this machine, such as 127.0.0.1, or "
+                  "0.0.0.0 for all of them",
+                  where, error.message()));
 }
 
 }  // namespace
@@ -70,7 +74,9 @@ class HttpServer::Impl {
     const auto found = resolver.resolve(options.host, fmt::format("{}", options.port), error);
     if (error || found.empty()) {
       return absl::InvalidArgumentError(
-          fmt::format("http: --host {}: {}", options.host, error ? error.message() : "no such host"));
+          fmt::format("http: --host is '{}', which is neither an address nor a name that is known here ({}); give an "
+                      "address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them",
+                      options.host, error ? error.message() : "no address"));
     }
     const asio::ip::tcp::endpoint endpoint = *found.begin();
     const std::string where = HostAndPort(options.host, options.port);

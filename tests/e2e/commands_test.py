@@ -2,10 +2,11 @@
 
 import json
 import pathlib
+import subprocess
 
 import pytest
 
-from harness import MODEL, REFERENCE, run
+from harness import BINARY, MODEL, REFERENCE, run
 
 CASE = REFERENCE[0]
 
@@ -60,7 +61,8 @@ def test_generate_prints_several_answers():
 
 @pytest.mark.parametrize("args, says", [
     (["--temperature", "x"], "temperature"), (["--temperature", 3], "temperature"), (["--max-tokens", 2000], "max_tokens"),
-    (["--max-tokenss", 2], "--max-tokenss"), (["--tensor-parallel-size", 3], "3"),
+    (["--max-tokenss", 2], "did you mean --max-tokens?"), (["--n-predict", 2], "did you mean --max-tokens?"),
+    (["--tensor-parallel-size", 3], "3"),
 ])
 def test_what_generate_cannot_do_is_one_line_and_exit_code_2(args, says):
     ended = run("generate", MODEL, "--prompt", "x", *args)
@@ -68,9 +70,14 @@ def test_what_generate_cannot_do_is_one_line_and_exit_code_2(args, says):
     assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
 
 
+def test_a_prompt_that_is_not_utf8_is_refused():
+    ended = subprocess.run([BINARY, "generate", MODEL, "--prompt", b"ab\xff\xfe"], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, b"") and b"offset 2" in ended.stderr
+
+
 def test_a_line_that_is_no_list_of_ids_is_named():
     ended = run("tokenize", MODEL, "--decode", stdin="[5]\nnonsense\n")
-    assert ended.returncode == 1 and "line 2" in ended.stderr and len(ended.stdout.splitlines()) == 1
+    assert ended.returncode == 2 and "line 2" in ended.stderr and len(ended.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

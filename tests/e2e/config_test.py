@@ -42,13 +42,39 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path):
     (["--num-shard", 2], "did you mean --tensor-parallel-size?"),
     (["--prot", 1], "did you mean --port?"),
     (["--config", "/no/such/file"], "/no/such/file"),
+    (["--max_num_seqs", 4], "did you mean --max-num-seqs?"),
     (["--device", "cuda"], "--device cpu"),
-    (["--host", "no.such.host.invalid"], "no.such.host.invalid"),
+    (["--host", "no.such.host.invalid"], "--host is 'no.such.host.invalid'"),
+    (["--grpc-host", "no.such.host.invalid"], "--grpc-host is 'no.such.host.invalid'"),
+    (["--host", "192.0.2.1"], "--host must be an address of this machine"),
+    (["--max-model-len", 100000], "--max-model-len is 100000"),
+    (["--kv-cache-memory", "1KiB"], "--kv-cache-memory is 1024 bytes"),
+    (["--kv-cache-memory", "900TiB"], "are available; lower it"),
+    (["--tensor-parallel-size", 3], "--tensor-parallel-size is 3"),
+    (["--dtype", "int8"], "--dtype is int8"),
 ])
 def test_what_cannot_be_is_one_line_and_exit_code_2(args, says):
     ended = run("serve", MODEL, "--port", 0, "--grpc-port", 0, *args)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()) == 1 and says in ended.stderr
+
+
+def test_variables_that_look_like_ours_are_not_passed_over():
+    slip = subprocess.run([BINARY, "serve", "--print-config"], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "OPTSERVE_PROT": "1"})
+    assert (slip.returncode, slip.stdout) == (2, "") and "did you mean OPTSERVE_PORT?" in slip.stderr
+    other = subprocess.run([BINARY, "serve", "--print-config"], capture_output=True, text=True, timeout=60,
+                           env={**os.environ, "OPTSERVE_SERVICE_HOST": "10.0.0.1"})
+    assert other.returncode == 0 and other.stdout and "OPTSERVE_SERVICE_HOST" in other.stderr
+
+
+def test_vllms_dashboards_find_their_numbers():
+    with Server("--metrics-compat", "vllm") as server:
+        server.complete("Call me", max_tokens=3, ignore_eos=True)
+        text = requests.get(server.url + "/metrics", timeout=10).text
+        labels = '{model_name="demo-model",engine="0"}'
+        assert f"vllm:generation_tokens_total{labels} {server.metric('optserve_generation_tokens_total'):g}" in text
+        assert f"vllm:e2e_request_latency_seconds_count{labels} 1" in text
 
 
 def test_a_taken_grpc_port_leaves_nothing_behind():

@@ -17,6 +17,7 @@ std::string ErrorOf(std::string_view json) {
 TEST(EngineConfigTest, WhatIsPrintedIsRead) {
   const EngineConfig config{.model_path = "/models/opt \"125m\"",
                             .device = DeviceChoice::kCuda,
+                            .dtype = DTypeChoice::kInt8,
                             .tensor_parallel_size = 4,
                             .max_model_len = 512,
                             .max_num_seqs = 7,
@@ -55,6 +56,7 @@ TEST(EngineConfigTest, EveryBoundIsNamed) {
   EXPECT_THAT(ErrorOf(R"({"kv_cache_bytes":-1})"), HasSubstr("kv_cache_bytes is -1"));
   EXPECT_THAT(ErrorOf(R"({"kv_cache_bytes":18446744073709551615})"), HasSubstr("18446744073709551615"));
   EXPECT_THAT(ErrorOf(R"({"device":"tpu"})"), HasSubstr("\"cuda\""));
+  EXPECT_THAT(ErrorOf(R"({"dtype":"int4"})"), HasSubstr("\"int8\""));
   EXPECT_THAT(ErrorOf(R"({"prefix_cache":1})"), HasSubstr("prefix_cache is 1, but must be true or false"));
   EXPECT_THAT(ErrorOf(R"({"model_path":1})"), HasSubstr("model_path"));
 }

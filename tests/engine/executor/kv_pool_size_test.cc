@@ -31,18 +31,25 @@ TEST(KvPoolSizeTest, HoldsOneSequenceOrRefuses) {
   EXPECT_EQ(Size({}, 2 * 7 * 16 * kBytesPerToken)->num_blocks, 7);
   const absl::Status status = Size({}, 2 * 7 * 16 * kBytesPerToken - 1).status();
   EXPECT_TRUE(absl::IsResourceExhausted(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("lower max_model_len"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("lower --max-model-len"));
 }
 
 TEST(KvPoolSizeTest, TakesWhatItIsGiven) {
-  EXPECT_EQ(Size({.max_num_seqs = 1, .kv_cache_bytes = 1'000'000}, 0)->num_blocks, 62);
-  const absl::Status status = Size({.kv_cache_bytes = 111'999}, 0).status();
+  EXPECT_EQ(Size({.max_num_seqs = 1, .kv_cache_bytes = 1'000'000}, 1'000'000)->num_blocks, 62);
+  const absl::Status status = Size({.kv_cache_bytes = 111'999}, 1'000'000).status();
   EXPECT_TRUE(absl::IsResourceExhausted(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("kv_cache_bytes is 111999"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--kv-cache-memory is 111999 bytes"));
+}
+
+TEST(KvPoolSizeTest, RefusesMoreThanThereIs) {
+  EXPECT_TRUE(Size({.kv_cache_bytes = 1'000'000}, 1'000'000).ok());
+  const absl::Status status = Size({.kv_cache_bytes = 1'000'001}, 1'000'000).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("1000000 are available"));
 }
 
 TEST(KvPoolSizeTest, SlotsStayWithin32Bits) {
-  const KvBudget kv = *Size({.kv_cache_bytes = int64_t{1} << 62}, 0);
+  const KvBudget kv = *Size({.kv_cache_bytes = int64_t{1} << 62}, int64_t{1} << 62);
   EXPECT_LE(int64_t{kv.num_blocks} * kv.block_size, INT32_MAX);
   EXPECT_GT(int64_t{kv.num_blocks} * kv.block_size, INT32_MAX - 16);
 }

@@ -51,11 +51,20 @@ TEST(LocalExecutorTest, RefusesWhatTheModelCannotDo) {
     config.num_threads = 1;
     return std::string(Start(config).status().message());
   };
-  EXPECT_THAT(error({.tensor_parallel_size = 3}), HasSubstr("tensor_parallel_size is 3"));
-  EXPECT_THAT(error({.max_model_len = 100'000}), HasSubstr("max_model_len is 100000"));
-  EXPECT_THAT(error({.kv_cache_bytes = 1}), HasSubstr("kv_cache_bytes is 1"));
+  EXPECT_THAT(error({.tensor_parallel_size = 3}), HasSubstr("--tensor-parallel-size is 3"));
+  EXPECT_THAT(error({.max_model_len = 100'000}), HasSubstr("--max-model-len is 100000"));
+  EXPECT_THAT(error({.kv_cache_bytes = 1}), HasSubstr("--kv-cache-memory is 1 "));
+  EXPECT_THAT(error({.dtype = DTypeChoice::kInt8}), HasSubstr("--dtype is int8"));
+  EXPECT_EQ(error({.dtype = DTypeChoice::kFloat16}), "");
+  EXPECT_EQ(error({.dtype = DTypeChoice::kFloat32}), "");
   EXPECT_NE(error({.device = DeviceChoice::kCuda}), "");
   EXPECT_TRUE(absl::IsNotFound(Start({.model_path = "/nowhere/at/all"}).status()));
+}
+
+TEST(LocalExecutorTest, DoesNotRoundWeights) {
+  const absl::Status status =
+      Start({.model_path = ModelPath("galactica_f32"), .dtype = DTypeChoice::kFloat16, .num_threads = 1}).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("optserve convert"));
 }
 
 TEST(LocalExecutorTest, ReportsProgressUpToAllBytes) {

@@ -78,8 +78,8 @@ TEST(OptConfigTest, RefusesTensorParallelSizesThatDoNotDivide) {
   EXPECT_THAT(message(56, 16), HasSubstr("sizes that do: 1, 2, 4, 7, 8, 14, 28, 56"));
   EXPECT_THAT(message(72, 16), HasSubstr("sizes that do: 1, 2, 3, 4, 6, 8, 9, 12, 18, 24, 36, 72"));
   EXPECT_EQ(message(96, 16), "");
-  EXPECT_THAT(message(96, 0), HasSubstr("tensor_parallel_size is 0"));
-  EXPECT_THAT(message(96, -2), HasSubstr("tensor_parallel_size is -2"));
+  EXPECT_THAT(message(96, 0), HasSubstr("--tensor-parallel-size is 0"));
+  EXPECT_THAT(message(96, -2), HasSubstr("--tensor-parallel-size is -2"));
 }
 
 TEST(OptConfigTest, LoadsEveryGoldenModel) {

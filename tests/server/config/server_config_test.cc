@@ -8,6 +8,9 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace optserve {
 namespace {
@@ -109,7 +112,9 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"step-timeout", "14"},
                             {"replicas", "15"},
                             {"max-engine-deaths", "16"},
-                            {"api-key-file", "keys"}};
+                            {"api-key-file", "keys"},
+                            {"dtype", "int8"},
+                            {"metrics-compat", "vllm"}};
   const auto loaded = LoadServerConfig(flags, kNoEnvironment);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(ServerOptions().size(), flags.size());
@@ -138,6 +143,8 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.replicas, 15);
   EXPECT_EQ(loaded->config.max_engine_deaths, 16);
   EXPECT_EQ(loaded->config.api_key_file, "keys");
+  EXPECT_EQ(loaded->config.engine.dtype, DTypeChoice::kInt8);
+  EXPECT_TRUE(loaded->config.vllm_metrics);
 }
 
 TEST(ServerConfigTest, ABadValueIsNamedAsItWasWritten) {
@@ -156,28 +163,60 @@ TEST(ServerConfigTest, ABadValueIsNamedAsItWasWritten) {
 
 TEST(ServerConfigTest, ABadFileIsRefused) {
   EXPECT_THAT(ErrorOf({{"config", "/no/such/file"}}), HasSubstr("/no/such/file"));
-  for (const char* text : {"", "[]", "{", "{\"port\": 1,}"}) {
+  const std::pair<const char*, const char*> texts[] = {{"", "is not JSON at line 1, column 1"},
+                                                       {"[]", "is not a JSON object"},
+                                                       {"{", "is not JSON at line 1, column 2"},
+                                                       {"{\"port\": 1,}", "is not JSON at line 1, column 12"},
+                                                       {"{\n \"port\": x}", "is not JSON at line 2, column 10"}};
+  for (const auto& [text, says] : texts) {
     const TemporaryFile file(text);
-    EXPECT_THAT(ErrorOf({{"config", file.path()}}), HasSubstr("is not a JSON object")) << text;
+    EXPECT_THAT(ErrorOf({{"config", file.path()}}), HasSubstr(says)) << text;
   }
   const TemporaryFile unknown(R"({"prot": 1})");
-  EXPECT_THAT(ErrorOf({{"config", unknown.path()}}), HasSubstr("there is no option \"prot\""));
+  EXPECT_THAT(ErrorOf({{"config", unknown.path()}}), HasSubstr("there is no option \"prot\"; did you mean \"port\"?"));
   const TemporaryFile structured(R"({"port": [1]})");
   EXPECT_THAT(ErrorOf({{"config", structured.path()}}), HasSubstr("\"port\" must be a string"));
 }
 
-TEST(ServerConfigTest, VariablesThatAreNoOptionAreNotOurs) {
-  EXPECT_TRUE(LoadServerConfig({}, FakeEnvironment({{"OPTSERVE_BINARY", "x"}})).ok());
+TEST(ServerConfigTest, VariablesThatAreNoOptionAreReportedAndSlipsRefused) {
+  const std::vector<std::string> names = {"PATH", "OPTSERVE_PORT", "OPTSERVE_CONFIG", "OPTSERVE_SERVICE_HOST"};
+  const auto loaded = LoadServerConfig({}, kNoEnvironment, names);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_THAT(loaded->unknown_variables, testing::ElementsAre("OPTSERVE_SERVICE_HOST"));
+  const std::vector<std::string> slip = {"OPTSERVE_PROT"};
+  EXPECT_EQ(LoadServerConfig({}, kNoEnvironment, slip).status().message(),
+            "there is no variable OPTSERVE_PROT; did you mean OPTSERVE_PORT?");
+}
+
+TEST(ServerConfigTest, TwoServersDoNotShareAPort) {
+  EXPECT_THAT(ErrorOf({{"port", "8001"}}), HasSubstr("--port and --grpc-port are both 8001"));
+  for (const FlagValues& flags :
+       {FlagValues{{"port", "8001"}, {"no-grpc", "true"}}, FlagValues{{"port", "8001"}, {"host", "::1"}},
+        FlagValues{{"port", "0"}, {"grpc-port", "0"}}}) {
+    EXPECT_TRUE(LoadServerConfig(flags, kNoEnvironment).ok());
+  }
 }
 
 TEST(ServerConfigTest, OtherSpellingsAreAnsweredWithOurs) {
-  EXPECT_EQ(SuggestFlag("--ctx-size"), "--max-model-len");
-  EXPECT_EQ(SuggestFlag("--num-shard"), "--tensor-parallel-size");
-  EXPECT_EQ(SuggestFlag("-np"), "--max-num-seqs");
-  EXPECT_EQ(SuggestFlag("--max-model-length"), std::nullopt);
-  EXPECT_EQ(SuggestFlag("--max-model-lenn"), "--max-model-len");
-  EXPECT_EQ(SuggestFlag("--prot"), "--port");
-  EXPECT_EQ(SuggestFlag("--nonsense"), std::nullopt);
+  std::vector<std::string> flags;
+  for (const ServerOption& option : ServerOptions()) flags.push_back("--" + std::string(option.name));
+  const std::pair<std::string, std::string> cases[] = {
+      {"--ctx-size", "did you mean --max-model-len?"},
+      {"--num-shard", "did you mean --tensor-parallel-size?"},
+      {"--tp", "did you mean --tensor-parallel-size?"},
+      {"-np", "did you mean --max-num-seqs?"},
+      {"--max-model-length", "did you mean --max-model-len?"},
+      {"--max-model-lenn", "did you mean --max-model-len?"},
+      {"--max_model_len", "did you mean --max-model-len?"},
+      {"--gpu_memory_utilization", "did you mean --kv-cache-memory?"},
+      {"--quantize", "did you mean --dtype int8?"},
+      {"--prot", "did you mean --port?"},
+      {"--trust-remote-code", "nothing in a model's files is ever executed: leave it out"},
+      {"--n-predict", ""},  // --max-tokens is a flag of other commands
+      {"--nonsense", ""}};
+  for (const auto& [unknown, hint] : cases) EXPECT_EQ(SuggestFlag(unknown, flags), hint) << unknown;
+  const std::vector<std::string> of_generate = {"--max-tokens"};
+  EXPECT_EQ(SuggestFlag("--n-predict", of_generate), "did you mean --max-tokens?");
 }
 
 TEST(ParseSizeTest, UnitsAreBinaryUnlessTheySayDecimal) {
