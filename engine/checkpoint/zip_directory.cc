@@ -186,10 +186,13 @@ void FindOverlaps(const std::vector<Entry>& entries, std::vector<ZipMember>* mem
   }
   std::sort(order.begin(), order.end(),
             [&](size_t a, size_t b) { return entries[a].header_at < entries[b].header_at; });
+  size_t furthest = 0;  // in `order`: of those so far, the one that ends last
   for (size_t i = 1; i < order.size(); ++i) {
-    if (entries[order[i - 1]].data_end > entries[order[i]].header_at) {
-      (*members)[order[i]].problem = fmt::format("shares bytes with {}", Printable(entries[order[i - 1]].name));
+    const Entry& before = entries[order[furthest]];
+    if (before.data_end > entries[order[i]].header_at) {
+      (*members)[order[i]].problem = fmt::format("shares bytes with {}", Printable(before.name));
     }
+    if (entries[order[i]].data_end > before.data_end) furthest = i;
   }
 }
 

@@ -140,16 +140,18 @@ TEST(ZipDirectoryTest, SaysWhatIsWrongWithAMember) {
   EXPECT_THAT(problem({.name = "a/b", .bytes = "x", .local_name = "a/c"}), HasSubstr("described differently"));
 }
 
-// A member within another: two readers may each find their own.
+// Members within another: two readers may each find their own. The second does not overlap its neighbour.
 TEST(ZipDirectoryTest, SaysWhichMembersShareBytes) {
-  const std::string inner = ZipFile{.members = {{.name = "a/c", .bytes = "x"}}}.Write();
-  const int64_t inner_at = 30 + 3;  // behind the outer member's header and name
-  const std::string file =
-      ZipFile{.members = {{.name = "a/b", .bytes = inner}, {.name = "a/c", .bytes = "x", .header_at = inner_at}}}
-          .Write();
+  const std::string inner = ZipFile{.members = {{.name = "a/c", .bytes = "x"}, {.name = "a/d", .bytes = "y"}}}.Write();
+  const int64_t header = 30 + 3;  // and name
+  const std::string file = ZipFile{.members = {{.name = "a/b", .bytes = inner},
+                                               {.name = "a/c", .bytes = "x", .header_at = header},
+                                               {.name = "a/d", .bytes = "y", .header_at = header + header + 1}}}
+                               .Write();
   const auto members = *ReadZip(file);
   EXPECT_EQ(members[0].problem, "");
   EXPECT_THAT(members[1].problem, HasSubstr("shares bytes with a/b"));
+  EXPECT_THAT(members[2].problem, HasSubstr("shares bytes with a/b"));
 }
 
 TEST(ZipDirectoryTest, EveryCutOffFileIsRefused) {
