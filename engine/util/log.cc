@@ -4,15 +4,35 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
+#include <algorithm>
+#include <cwchar>
+#include <locale>
+
 namespace optserve {
 namespace {
 
-// The escapes of JSON; in text lines the same, so that quoted values of both formats read alike. Bytes that are not
-// ASCII pass through: values are UTF-8 or close enough for a log.
+// Bytes of the UTF-8 character that `text`, which is not empty, starts with; 0 if there is none.
+size_t CharacterSize(std::string_view text) {
+  using Utf8 = std::codecvt<char32_t, char8_t, std::mbstate_t>;
+  std::mbstate_t state{};
+  const auto* begin = reinterpret_cast<const char8_t*>(text.data());
+  const int size = std::use_facet<Utf8>(std::locale::classic()).length(state, begin, begin + text.size(), 1);
+  // The surrogates are the characters that it takes and must not.
+  const bool is_surrogate = size == 3 && text[0] == '\xed' && static_cast<unsigned char>(text[1]) >= 0xa0;
+  return is_surrogate ? 0 : static_cast<size_t>(size);
+}
+
+// The escapes of JSON; in text lines the same, so that quoted values of both formats read alike. Bytes that are no
+// UTF-8 become U+FFFD: a client may have sent them, and a log collector would drop the whole line.
 std::string Quoted(std::string_view text) {
   std::string quoted = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (static_cast<unsigned char>(c) >= 0x80) {
+      const size_t size = CharacterSize(text.substr(i));
+      quoted += size == 0 ? "\xef\xbf\xbd" : text.substr(i, size);
+      i += std::max<size_t>(size, 1) - 1;
+    } else if (c == '"' || c == '\\') {
       quoted += '\\';
       quoted += c;
     } else if (c == '\n') {
@@ -26,10 +46,11 @@ std::string Quoted(std::string_view text) {
   return quoted + '"';
 }
 
-// A word that a reader can split at spaces and at the first '='.
+// A word that a reader can split at spaces and at the first '='; others are quoted.
 bool IsPlainWord(std::string_view text) {
   for (const char c : text) {
-    if (static_cast<unsigned char>(c) <= ' ' || c == '"' || c == '=' || c == '\\' || c == 0x7f) return false;
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte <= ' ' || byte >= 0x7f || c == '"' || c == '=' || c == '\\') return false;
   }
   return !text.empty();
 }

@@ -8,6 +8,7 @@
 namespace optserve {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
 // What `write` makes a Log of this format write.
@@ -51,6 +52,13 @@ TEST(LogTest, NoValueCanEndItsLineOrForgeAnotherKey) {
   EXPECT_THAT(Written(LogFormat::kJson, write),
               MatchesRegex(R"(.*"user":"a\\nb c=\\"d\\" \\\\ \\u001b\[0m","empty":"","text":"12"\}
 )"));
+}
+
+TEST(LogTest, BytesThatAreNoTextBecomeReplacementCharacters) {
+  const auto write = [](const Log& log) { log.Warning("odd", {{"user", "\xc3\xa9 \xff \xed\xa0\x80 \xc3"}}); };
+  const char* shown = "\"\xc3\xa9 \xef\xbf\xbd \xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd \xef\xbf\xbd\"";
+  EXPECT_THAT(Written(LogFormat::kJson, write), HasSubstr(shown));
+  EXPECT_THAT(Written(LogFormat::kText, write), HasSubstr(shown));
 }
 
 TEST(LogTest, JsonHasNoNotANumber) {
