@@ -1,5 +1,6 @@
 #include "engine/process_frames.h"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -44,7 +45,8 @@ SamplingParams FromProto(const internal::SamplingParams& from) {
       .min_tokens = from.min_tokens(),
       .no_repeat_ngram_size = from.no_repeat_ngram_size(),
   };
-  for (int i = 0; i < from.logit_bias_ids_size(); ++i) {
+  // As many as both lists have: an engine that is broken must not make the front end read beyond one.
+  for (int i = 0; i < std::min(from.logit_bias_ids_size(), from.logit_bias_values_size()); ++i) {
     to.logit_bias.emplace_back(from.logit_bias_ids(i), from.logit_bias_values(i));
   }
   return to;
@@ -62,7 +64,7 @@ void ToProto(const TokenScore& from, internal::TokenScore* to) {
 TokenScore FromProto(const internal::TokenScore& from) {
   TokenScore to = {.id = from.id(), .logprob = from.logprob()};
   to.top.reserve(static_cast<size_t>(from.top_ids_size()));
-  for (int i = 0; i < from.top_ids_size(); ++i) {
+  for (int i = 0; i < std::min(from.top_ids_size(), from.top_logprobs_size()); ++i) {
     to.top.push_back({.id = from.top_ids(i), .logprob = from.top_logprobs(i)});
   }
   return to;

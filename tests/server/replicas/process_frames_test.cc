@@ -177,5 +177,18 @@ TEST(ProcessFramesTest, CountersCrossWhole) {
   EXPECT_EQ(got.last_step_tokens, sent.last_step_tokens);
 }
 
+// An engine that is broken may send anything; the front end must not read beyond what came.
+TEST(ProcessFramesTest, ListsOfUnequalLengthAreCutToTheShorter) {
+  internal::TokenEvent event;
+  event.mutable_token()->add_top_ids(1);
+  event.mutable_token()->add_top_ids(2);
+  event.mutable_token()->add_top_logprobs(-0.5f);
+  EXPECT_EQ(FromProto(event).token->top.size(), 1u);
+
+  internal::GenerateRequest request;
+  request.mutable_sampling()->add_logit_bias_ids(5);
+  EXPECT_EQ(FromProto(request).sampling.logit_bias.size(), 0u);
+}
+
 }  // namespace
 }  // namespace optserve
