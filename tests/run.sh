@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stages=(install release unit layering format tidy no-server e2e clients asan tsan)
+readonly stages=(install release unit layering format tidy no-server e2e clients asan tsan fuzz)
 readonly quick_stages=(install release unit layering format e2e)
 readonly venv=$PWD/build/test-venv
 readonly reports=$PWD/build/tests
@@ -56,6 +56,10 @@ stage_clients() {
 stage_asan() {
   build_tests asan && UBSAN_OPTIONS=print_stacktrace=1 run_ctest asan "$1"
 }
+
+# Ten seconds each: every seed and every input that once failed, and what else that finds. tests/fuzz/README.md has the
+# long runs.
+stage_fuzz() { tests/fuzz/run.sh --seconds 10 --junit "$1/pytest-fuzz.xml"; }
 
 # Without the tests labelled grpc; deploy/cmake/OptserveTargets.cmake says why.
 stage_tsan() { build_tests tsan && TSAN_OPTIONS=halt_on_error=1 run_ctest tsan "$1"; }
@@ -125,7 +129,7 @@ case "${1:-}" in
     [[ " ${stages[*]} " == *" ${2:-} "* ]] || { echo "run.sh: --only takes one of: ${stages[*]}" >&2; exit 2; }
     case $2 in
       install | release) selected=("$2") ;;
-      format | layering | no-server | asan | tsan) selected=(install "$2") ;;
+      format | layering | no-server | asan | tsan | fuzz) selected=(install "$2") ;;
       *) selected=(install release "$2") ;;
     esac ;;
   *) echo "usage: tests/run.sh [--quick | --only NAME]" >&2; exit 2 ;;
