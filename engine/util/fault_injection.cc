@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <limits>
 #include <map>
 #include <sstream>
@@ -37,8 +38,9 @@ Scope& ThisScope() {
 
 InjectedFault ParseFault(const std::string& text) {
   static const std::map<std::string, Kind> kinds = {
-      {"kill", Kind::kKill}, {"segv", Kind::kSegv}, {"abort", Kind::kAbort},   {"hang", Kind::kHang},
-      {"slow", Kind::kSlow}, {"nan", Kind::kNan},   {"device", Kind::kDevice}, {"alloc", Kind::kAlloc}};
+      {"kill", Kind::kKill}, {"segv", Kind::kSegv},     {"abort", Kind::kAbort},
+      {"hang", Kind::kHang}, {"slow", Kind::kSlow},     {"leak", Kind::kLeak},
+      {"nan", Kind::kNan},   {"device", Kind::kDevice}, {"alloc", Kind::kAlloc}};
   std::istringstream words(text);
   std::string word;
   words >> word;
@@ -116,6 +118,11 @@ absl::Status CommitFault(const InjectedFault& fault) {
     case Kind::kSlow:
       std::this_thread::sleep_for(std::chrono::milliseconds(fault.ms));
       break;
+    case Kind::kLeak: {
+      static std::deque<std::string> lost;
+      lost.emplace_back(static_cast<size_t>(fault.ms) * 1024, 'x');
+      break;
+    }
     case Kind::kDevice:
       return Internal("device error 700 (an illegal memory access was encountered)");
     case Kind::kAlloc:

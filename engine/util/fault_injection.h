@@ -13,6 +13,7 @@
 //   kill, segv, abort   the process ends by that signal
 //   hang                the rank's thread stops for ever
 //   slow                the rank takes `ms` longer
+//   leak                the rank loses `ms` KiB: what tests of memory must notice
 //   nan                 NaN in the KV cache of the plan's slice `row`
 //   device, alloc       the rank's step fails as it does after a device fault, or for want of memory
 //
@@ -22,7 +23,7 @@
 namespace optserve {
 
 struct InjectedFault {
-  enum class Kind : uint8_t { kKill, kSegv, kAbort, kHang, kSlow, kNan, kDevice, kAlloc };
+  enum class Kind : uint8_t { kKill, kSegv, kAbort, kHang, kSlow, kLeak, kNan, kDevice, kAlloc };
   Kind kind = Kind::kKill;
   uint64_t first_step = 0;
   uint64_t last_step = 0;
@@ -30,7 +31,7 @@ struct InjectedFault {
   int32_t replica = -1;     // -1: any
   int32_t generation = -1;  // -1: any
   int32_t row = 0;
-  int32_t ms = 0;
+  int32_t ms = 0;  // kLeak: KiB
 };
 
 #ifdef OPTSERVE_FAULTS

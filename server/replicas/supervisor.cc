@@ -22,6 +22,9 @@ constexpr seconds kLateTick{2};
 // Beyond the engine's own deadline, by which it can say which rank hangs.
 constexpr seconds kWatchGrace{2};
 
+// Between the tries of an engine that dies before it serves: what is missing may be back by then.
+constexpr milliseconds kRetryDelay{500};
+
 constexpr int32_t kProbationTokens = 4;  // more than a crash may have lost on their way up
 constexpr int kRetryAfterSeconds = 2;
 
@@ -381,11 +384,11 @@ void Supervisor::OnLost(size_t index, Live& live, Deliveries& deliveries) {
 void Supervisor::Run() {
   Clock::time_point last_look = Clock::now();
   const auto num_replicas = static_cast<size_t>(options_.num_replicas);
-  for (size_t i = 0; i < num_replicas; ++i) StartProcess(i);
   while (true) {
     {
       std::unique_lock lock(mu_);
-      changed_.wait_for(lock, kTick, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return has_news_ || stopping_; });
+      const milliseconds tick = replicas_[0].generation == 0 ? milliseconds(0) : kTick;
+      changed_.wait_for(lock, tick, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return has_news_ || stopping_; });
       if (stopping_) break;
       has_news_ = false;
       const Clock::time_point now = Clock::now();
@@ -403,6 +406,12 @@ void Supervisor::Run() {
       }
       for (const absl::Status& status : started) OnStarted(i, status);
       for (const absl::Status& why : died) OnDeath(i, why);
+      bool is_due = false;
+      {
+        const std::lock_guard lock(mu_);
+        is_due = replicas_[i].state == Replica::kGone && Clock::now() >= replicas_[i].start_at;
+      }
+      if (is_due) StartProcess(i);
     }
     Watch(Clock::now());
     TendParked();
@@ -497,7 +506,6 @@ void Supervisor::OnDeath(size_t index, const absl::Status& why) {
     Replica& replica = replicas_[index];
     process = std::move(replica.process);
     if (process != nullptr) AddTo(replica.retired, process->Stats(), /*is_alive=*/false);
-    replica.state = Replica::kGone;
     replica.question = 0;
     router_.Forget(static_cast<int32_t>(index));
     const Clock::time_point now = Clock::now();
@@ -507,8 +515,10 @@ void Supervisor::OnDeath(size_t index, const absl::Status& why) {
     } else {
       replica.deaths.push_back(now);
     }
+    const bool has_served = replica.state == Replica::kServing || replica.state == Replica::kDying;
+    replica.start_at = has_served ? now : now + kRetryDelay * std::ssize(replica.deaths);
     is_over = std::ssize(replica.deaths) >= options_.max_deaths || !failure_.ok();
-    if (is_over) replica.state = Replica::kGivenUp;
+    replica.state = is_over ? Replica::kGivenUp : Replica::kGone;
     last_death_ = process != nullptr && !process->Health().ok() ? process->Health() : why;
     if (options_.log != nullptr && failure_.ok()) {
       options_.log->Error("engine_died", {{"replica", index},
@@ -519,7 +529,7 @@ void Supervisor::OnDeath(size_t index, const absl::Status& why) {
     }
   }
   process.reset();
-  if (!is_over) return StartProcess(index);
+  if (!is_over) return;
   bool is_anybody_left = false;
   {
     const std::lock_guard lock(mu_);

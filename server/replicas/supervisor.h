@@ -101,6 +101,7 @@ class Supervisor : public EngineClient {
     std::unique_ptr<EngineProcess> process;
     std::shared_ptr<TokenSink> sink;
     RequestId question = 0;
+    Clock::time_point start_at;      // when the next process is due, while kGone
     Clock::time_point start;         // of the process
     Clock::time_point watched_from;  // silence before it says nothing
     std::deque<Clock::time_point> deaths;

@@ -1,0 +1,121 @@
+"""Servers that fail on order, and requests whose answers can be compared bit for bit."""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import statistics
+import threading
+import time
+
+import psutil
+import requests
+
+import harness
+
+IDLE = ("optserve_requests_running", "optserve_requests_waiting", "optserve_kv_cache_usage_ratio")
+
+
+class FaultyServer(harness.Server):
+    """`faults` is what engine/util/fault_injection.h reads; standard error goes to the file `log`."""
+
+    def __init__(self, *args, faults="", log, model=harness.MODEL):
+        self.log_path = log
+        os.environ["OPTSERVE_FAULTS"] = faults
+        try:
+            with open(log, "w") as stderr, contextlib.redirect_stderr(stderr):
+                saved = os.dup(2)
+                os.dup2(stderr.fileno(), 2)
+                try:
+                    super().__init__("--log-format", "json", *args, model=model)
+                finally:
+                    os.dup2(saved, 2)
+                    os.close(saved)
+        finally:
+            del os.environ["OPTSERVE_FAULTS"]
+
+    def events(self, name):
+        """The log's events of that name, as dicts."""
+        lines = self.log_path.read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def engines(self):
+        return psutil.Process(self.process.pid).children()
+
+    def wait_until_idle(self, timeout_seconds=2):
+        for name in IDLE:
+            self.wait_for_metric(name, 0, timeout_seconds)
+
+
+def body_of(index, max_tokens=120):
+    """Request number `index` of a mix: streamed or not, several answers, best_of, echoed scores, greedy or not."""
+    body = {"prompt": f"Call me number {index}, and tell me of the sea", "max_tokens": max_tokens, "seed": index,
+            "temperature": index % 3 / 2, "ignore_eos": True, "logprobs": 2}
+    body |= [{"stream": True}, {"n": 3, "presence_penalty": 0.5}, {"stream": True, "n": 2, "echo": True},
+             {"best_of": 3, "n": 2}, {"stream": True, "stop": ["e t"], "no_repeat_ngram_size": 3},
+             {"echo": True, "prompt_logprobs": 1}][index % 6]
+    return body
+
+
+def answer_of(server, body, timeout=120):
+    """All that a client gets of a request, put together: by choice its text, log probabilities and end; or the error."""
+    with requests.post(server.url + "/v1/completions", json=body, stream=body.get("stream", False),
+                       timeout=timeout) as response:
+        if not body.get("stream") or response.status_code != 200:
+            got = response.json()
+            if "error" in got:
+                return got
+            return {c["index"]: (c["text"], c["logprobs"], c["finish_reason"]) for c in got["choices"]}
+        choices = {}
+        for line in response.iter_lines():
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[len(b"data: "):])
+            if "error" in event:
+                return event
+            for part in event["choices"]:
+                whole = choices.setdefault(part["index"], {"text": "", "finish": None})
+                whole["text"] += part["text"]
+                whole["finish"] = part["finish_reason"] or whole["finish"]
+                for key, values in (part["logprobs"] or {}).items():
+                    whole.setdefault(key, []).extend(values or [])
+        return choices
+
+
+def answers_of(server, bodies):
+    with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+        return list(pool.map(lambda body: answer_of(server, body), bodies))
+
+
+class Probes:
+    """Asks /livez and /readyz again and again, each on a connection of its own, until it is left."""
+
+    def __init__(self, server):
+        self.server = server
+        self.seconds = {"/livez": [], "/readyz": []}
+        self.statuses = {"/livez": set(), "/readyz": set()}
+        self.stopping = threading.Event()
+
+    def _ask(self, path):
+        session = requests.Session()
+        while not self.stopping.is_set():
+            begin = time.monotonic()
+            self.statuses[path].add(session.get(self.server.url + path, timeout=10).status_code)
+            self.seconds[path].append(time.monotonic() - begin)
+            time.sleep(0.02)
+
+    def __enter__(self):
+        self.threads = [threading.Thread(target=self._ask, args=(path,)) for path in self.seconds]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+
+    def summary(self):
+        return {path: {"asked": len(seconds), "p50_ms": round(1e3 * statistics.median(seconds), 2),
+                       "p99.9_ms": round(1e3 * sorted(seconds)[int(len(seconds) * 0.999)], 2),
+                       "statuses": sorted(self.statuses[path])} for path, seconds in self.seconds.items()}

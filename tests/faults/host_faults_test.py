@@ -1,0 +1,116 @@
+"""R27, R5: what the machine does to us: no room, no descriptors, files that change under us."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+import requests
+
+import harness
+from faulty import FaultyServer, answer_of, answers_of, body_of
+
+BODY = body_of(1, max_tokens=30)
+
+
+def start_with_stderr(stderr, *args):
+    """A server whose log goes to `stderr`; its URL and process."""
+    process = subprocess.Popen([harness.BINARY, "serve", harness.MODEL, "--port", "0", "--grpc-port", "0", *args],
+                               stdout=subprocess.PIPE, stderr=stderr, text=True)
+    line = process.stdout.readline()
+    match = harness.READY.fullmatch(line.rstrip("\n"))
+    assert match is not None, line
+    return match[1], process
+
+
+class At:
+    def __init__(self, url):
+        self.url = url
+
+
+@pytest.fixture
+def own_model(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(harness.MODEL, folder)
+    return folder
+
+
+def test_r27_a_log_that_cannot_be_written_is_no_reason_to_stop():
+    with open("/dev/full", "w") as full:
+        url, process = start_with_stderr(full)
+    try:
+        assert "error" not in answer_of(At(url), BODY)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+
+
+def test_r27_nor_is_a_log_whose_reader_has_gone():
+    read_end, write_end = os.pipe()
+    url, process = start_with_stderr(write_end)
+    os.close(write_end)
+    os.close(read_end)
+    try:
+        expected = answer_of(At(url), BODY)
+        psutil.Process(process.pid).children()[0].kill()  # whose successor inherits that log
+        assert answer_of(At(url), BODY) == expected
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+
+
+def test_r27_a_model_file_cut_short_under_us_ends_with_a_line_that_names_it(own_model, tmp_path):
+    server = FaultyServer(log=tmp_path / "log", model=own_model)
+    os.truncate(own_model / "model.safetensors", 4096)
+    answer = answer_of(server, {**BODY, "stream": False})
+    assert answer["error"]["code"] == "engine_dead"
+    assert server.process.wait(timeout=30) == 1
+    died = server.events("engine_died")
+    assert "signal 7" in died[0]["why"] or "model.safetensors" in died[0]["why"]
+    assert "model.safetensors" in died[-1]["why"]
+    assert "model.safetensors" in server.events("stopped_without_engine")[0]["why"]
+
+
+def test_r27_a_model_file_that_was_replaced_properly_changes_nothing(own_model, tmp_path):
+    with FaultyServer(log=tmp_path / "log", model=own_model) as server:
+        expected = answer_of(server, BODY)
+        shutil.copy(own_model / "model.safetensors", tmp_path / "new")
+        os.replace(tmp_path / "new", own_model / "model.safetensors")
+        assert answer_of(server, BODY) == expected
+        server.engines()[0].kill()
+        assert answer_of(server, BODY) == expected
+
+
+def test_r5_without_descriptors_the_engine_is_still_replaced(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with FaultyServer("--max-engine-deaths", 100, log=tmp_path / "log") as server:
+        expected = answer_of(server, BODY)
+        # Nothing more can be opened: the socket pair of the next engine cannot be made, until some are free again.
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (psutil.Process(server.process.pid).num_fds(), hard))
+        server.engines()[0].kill()
+        time.sleep(0.3)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert answer_of(server, BODY) == expected
+        assert requests.get(server.url + "/readyz", timeout=10).status_code == 200
+
+
+def test_r22_no_memory_at_a_restart_is_tried_again(tmp_path):
+    # An address space limit that the successor inherits: it cannot take its KV pool.
+    with FaultyServer("--max-engine-deaths", 1000, log=tmp_path / "log") as server:
+        expected = answers_of(server, [body_of(i, 40) for i in range(4)])
+        infinite = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS,
+                         (psutil.Process(server.process.pid).memory_info().vms + (32 << 20), resource.RLIM_INFINITY))
+        server.engines()[0].kill()
+        deadline = time.monotonic() + 10
+        while len(server.events("engine_died")) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, infinite)
+        assert answers_of(server, [body_of(i, 40) for i in range(4)]) == expected
