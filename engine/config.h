@@ -32,6 +32,7 @@ struct EngineConfig {
                                               // another key's prompt began the same
   int64_t max_queue_tokens = 1 << 22;         // prompt tokens of the requests that wait
   bool deterministic_tp = false;              // the same bits on 1, 2, 4, ... ranks, see adr/0006
+  int32_t steps_in_flight = 1;                // 2: a step is planned while another one runs, see adr/0007
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
   int32_t step_timeout_seconds = 10;          // a step that takes longer, and 20 times the p99, is taken for hung
 };

@@ -70,6 +70,7 @@ LocalEngine::~LocalEngine() {
 absl::Status LocalEngine::StartExecutor(const LoadProgress& progress) {
   OPTSERVE_ASSIGN_OR_RETURN(StartResult started, executor_->Start(progress));
   model_ = std::move(started.model);
+  max_steps_in_flight_ = started.max_steps_in_flight;
   model_.max_num_seqs = config_.max_num_seqs;
   model_.kv_tokens = int64_t{started.kv.num_blocks} * started.kv.block_size;
   scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{.num_blocks = started.kv.num_blocks,
@@ -87,29 +88,55 @@ absl::Status LocalEngine::StartExecutor(const LoadProgress& progress) {
 // The engine's thread; readers start here.
 void LocalEngine::Run() {
   while (TakeInbox()) {
-    const StepPlan& plan = scheduler_->PlanStep(NowNs());
-    if (!plan.slices.empty()) {
-      const int64_t start_ns = NowNs();
-      NoteStepStart(start_ns);
-      absl::StatusOr<StepResult> result = executor_->Execute(plan);
-      NoteStepStart(0);
-      if (!result.ok()) return Stop(FinishReason::kError, Death(std::string(result.status().message())));
-      counters_.last_step_seconds = static_cast<double>(NowNs() - start_ns) / 1e9;
-      counters_.last_step_tokens = static_cast<int32_t>(plan.token_ids.size());
-      counters_.step_seconds += counters_.last_step_seconds;
-      counters_.steps = plan.step;
-      scheduler_->Commit(std::move(*result));
-      if (scheduler_->is_device_suspect()) {
-        return Stop(FinishReason::kError, Death("NaN or Inf with several prompts: the device computes nonsense"));
+    // A step more under way, if the executor takes one; else wait for the oldest.
+    const bool is_submitted = SubmitStep();
+    if (!steps_in_flight_.empty() && (!is_submitted || std::ssize(steps_in_flight_) == max_steps_in_flight_)) {
+      if (const absl::Status status = CollectStep(); !status.ok()) {
+        DropSteps();
+        return Stop(FinishReason::kError, status);
       }
     }
     Publish();
     DeliverEvents();
   }
+  DropSteps();
   Stop(FinishReason::kCancelled, absl::OkStatus());
 }
 
+bool LocalEngine::SubmitStep() {
+  if (std::ssize(steps_in_flight_) == max_steps_in_flight_) return false;
+  if (!steps_in_flight_.empty() && !scheduler_->CanPlanAhead()) return false;
+  const StepPlan& plan = scheduler_->PlanStep(NowNs());
+  if (plan.slices.empty()) return false;
+  if (steps_in_flight_.empty()) NoteStepStart(NowNs());
+  steps_in_flight_.push_back({.step = plan.step, .num_tokens = static_cast<int32_t>(plan.token_ids.size())});
+  executor_->Submit(plan);
+  return true;
+}
+
+absl::Status LocalEngine::CollectStep() {
+  absl::StatusOr<StepResult> result = executor_->Collect();
+  const StepInFlight step = steps_in_flight_.front();
+  steps_in_flight_.pop_front();
+  const int64_t start_ns = step_start_ns_of_engine_;
+  NoteStepStart(steps_in_flight_.empty() ? 0 : NowNs());  // the next one runs already
+  if (!result.ok()) return Death(std::string(result.status().message()));
+  counters_.last_step_seconds = static_cast<double>(NowNs() - start_ns) / 1e9;
+  counters_.last_step_tokens = step.num_tokens;
+  counters_.step_seconds += counters_.last_step_seconds;
+  counters_.steps = step.step;
+  scheduler_->Commit(std::move(*result));
+  if (scheduler_->is_device_suspect()) return Death("NaN or Inf with several prompts: the device computes nonsense");
+  return absl::OkStatus();
+}
+
+void LocalEngine::DropSteps() {
+  for (; !steps_in_flight_.empty(); steps_in_flight_.pop_front()) (void)executor_->Collect();
+  NoteStepStart(0);
+}
+
 void LocalEngine::NoteStepStart(int64_t start_ns) {
+  step_start_ns_of_engine_ = start_ns;
   const std::lock_guard lock(mu_);
   step_start_ns_ = start_ns;
 }
@@ -118,7 +145,7 @@ bool LocalEngine::TakeInbox() {
   {
     std::unique_lock lock(mu_);
     wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return stopping_ || !inbox_.empty() || scheduler_->HasWork();
+      return stopping_ || !inbox_.empty() || scheduler_->HasWork() || !steps_in_flight_.empty();
     });
     if (stopping_) return false;
     taken_.swap(inbox_);

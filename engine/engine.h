@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -66,6 +67,11 @@ class LocalEngine : public EngineClient {
 
   absl::Status StartExecutor(const LoadProgress& progress);
   void Run();
+  // Plans a step and submits it. False: there is nothing to plan now, or no more may be under way.
+  bool SubmitStep();
+  // Waits for the oldest step under way and commits it. Unavailable: the engine is dead.
+  absl::Status CollectStep();
+  void DropSteps();
   // For Health: since when the step runs; 0: none does.
   void NoteStepStart(int64_t start_ns);
   // Waits until there is something to do and takes the inbox in. False: the engine is to stop.
@@ -84,7 +90,15 @@ class LocalEngine : public EngineClient {
   const std::unique_ptr<Executor> executor_;
   ModelInfo model_;
 
+  struct StepInFlight {
+    uint64_t step = 0;
+    int32_t num_tokens = 0;
+  };
+
   // The engine's thread only.
+  int32_t max_steps_in_flight_ = 1;
+  std::deque<StepInFlight> steps_in_flight_;
+  int64_t step_start_ns_of_engine_ = 0;  // the same as step_start_ns_
   std::unique_ptr<Scheduler> scheduler_;
   EngineStats counters_;
   std::vector<Command> taken_;

@@ -160,6 +160,9 @@ constexpr ServerOption kOptions[] = {
     EngineNumber<&EngineConfig::max_queue, 0, 1 << 24>("max-queue", "requests that may wait"),
     EngineNumber<&EngineConfig::max_queue_tokens, 1, int64_t{1} << 40>("max-queue-tokens",
                                                                        "prompt tokens of the requests that wait"),
+    EngineNumber<&EngineConfig::steps_in_flight, 1, 2>(
+        "steps-in-flight",
+        "2: plan a step while another one runs; pays where a step takes less than some milliseconds"),
     EngineNumber<&EngineConfig::batch_step_tokens, 0, 1 << 20>(
         "batch-step-tokens", "up to so many tokens, requests of the batch lane join the steps of others"),
     {"no-prefix-cache", "", "compute prompts that begin alike each time anew", kOfEngine,

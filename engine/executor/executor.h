@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "engine/config.h"
@@ -21,6 +22,7 @@ struct KvBudget {
 struct StartResult {
   KvBudget kv;
   ModelInfo model;
+  int32_t max_steps_in_flight = 1;  // 2: a step may be submitted while another one runs
 };
 
 // The engine's view of its ranks: all of them as one. One thread calls.
@@ -32,11 +34,20 @@ class Executor {
   // together), else what the backend's rule finds. Called once, first.
   virtual absl::StatusOr<StartResult> Start(const LoadProgress& progress) = 0;
 
-  // Runs one step to its end. An error ends the engine: nothing is repaired in place.
+  // Runs one step to its end. An error ends the engine: nothing is repaired in place. Tokens that the plan has as
+  // DrawnBySlice are those that the step before it drew.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
+
+  // The same in two calls: Submit queues a step behind those under way, Collect waits for the oldest of them. At most
+  // max_steps_in_flight are under way; a plan stays as it is until it is collected.
+  virtual void Submit(const StepPlan& plan) { submitted_ = &plan; }
+  virtual absl::StatusOr<StepResult> Collect() { return Execute(*std::exchange(submitted_, nullptr)); }
 
   // Whom a step that does not end waits for, such as "rank 2": for the log. From any thread, also during Execute.
   virtual std::string WhoIsBehind() const { return "the executor"; }
+
+ private:
+  const StepPlan* submitted_ = nullptr;
 };
 
 // InvalidArgument, NotFound or ResourceExhausted as StartLocalEngine.

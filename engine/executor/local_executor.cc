@@ -8,6 +8,7 @@
 #include "engine/comm/communicator.h"
 #include "engine/executor/executor.h"
 #include "engine/executor/kv_pool_size.h"
+#include "engine/executor/overlapped_executor.h"
 #include "engine/executor/rank_worker.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/load_config.h"
@@ -83,14 +84,9 @@ class LocalExecutor final : public Executor {
   }
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
-    if (ranks_.size() == 1) return Named(0, ranks_[0].Execute(plan));
-    threads_->RunOnAll([&](int rank) {
-      results_[rank] = Named(rank, ranks_[rank].Execute(plan));
-      // The others may wait for it in a collective. Who was there first says why all of them fail.
-      if (!results_[rank].ok()) ranks_[rank].comm().Abort(results_[rank].status());
-    });
-    OPTSERVE_RETURN_IF_ERROR(ranks_[0].comm().Check());
-    return std::move(results_[0]);
+    absl::StatusOr<StepResult> result = RunRanks(plan);
+    if (result.ok()) drawn_.Keep(plan, *result);
+    return result;
   }
 
   // Those that have come to the fewest collectives. All of them, if none waits for another.
@@ -107,6 +103,17 @@ class LocalExecutor final : public Executor {
   }
 
  private:
+  absl::StatusOr<StepResult> RunRanks(const StepPlan& plan) {
+    if (ranks_.size() == 1) return Named(0, ranks_[0].Execute(plan, drawn_));
+    threads_->RunOnAll([&](int rank) {
+      results_[rank] = Named(rank, ranks_[rank].Execute(plan, drawn_));
+      // The others may wait for it in a collective. Who was there first says why all of them fail.
+      if (!results_[rank].ok()) ranks_[rank].comm().Abort(results_[rank].status());
+    });
+    OPTSERVE_RETURN_IF_ERROR(ranks_[0].comm().Check());
+    return std::move(results_[0]);
+  }
+
   static absl::StatusOr<StepResult> Named(int rank, absl::StatusOr<StepResult> result) {
     if (result.ok()) return result;
     return absl::Status(result.status().code(),
@@ -166,6 +173,7 @@ class LocalExecutor final : public Executor {
   OptConfig model_config_;
   std::unique_ptr<Checkpoint> checkpoint_;  // outlives the ranks, whose weights are views of it
   std::vector<RankWorker> ranks_;
+  DrawnTokens drawn_;
   std::vector<absl::StatusOr<StepResult>> results_;
   std::unique_ptr<ThreadPool> threads_;
 };
@@ -173,7 +181,11 @@ class LocalExecutor final : public Executor {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Executor>> MakeLocalExecutor(const EngineConfig& config) {
-  return std::make_unique<LocalExecutor>(config);
+  auto executor = std::make_unique<LocalExecutor>(config);
+  // On the CPU the ranks need the processors that planning would take, and a request that comes during a step would
+  // wait for one more: adr/0007.
+  if (config.steps_in_flight < 2) return executor;
+  return std::make_unique<OverlappedExecutor>(std::move(executor));
 }
 
 }  // namespace optserve

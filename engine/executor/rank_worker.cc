@@ -57,9 +57,9 @@ absl::Status RankWorker::Allocate(const KvBudget& kv, int64_t max_tokens) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan) {
+absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const DrawnTokens& drawn) {
   OPTSERVE_RETURN_IF_ERROR(InjectFaults(plan));
-  OPTSERVE_RETURN_IF_ERROR(inputs_.Set(plan, block_size_, *backend_));
+  OPTSERVE_RETURN_IF_ERROR(inputs_.Set(plan, drawn, block_size_, *backend_));
   ZeroBlocks(plan.zeroed_blocks);
   model_->Forward(inputs_);
   OPTSERVE_RETURN_IF_ERROR(comm_->Check());

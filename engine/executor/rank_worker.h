@@ -36,8 +36,8 @@ class RankWorker {
   // Takes the memory of the KV cache and of steps up to max_tokens tokens. ResourceExhausted names the shortfall.
   absl::Status Allocate(const KvBudget& kv, int64_t max_tokens);
 
-  // Runs the plan. The result is empty on all ranks but 0.
-  absl::StatusOr<StepResult> Execute(const StepPlan& plan);
+  // Runs the plan; `drawn` has what the step before it drew. The result is empty on all ranks but 0.
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan, const DrawnTokens& drawn = {});
 
   Backend& backend() { return *backend_; }
   Communicator& comm() const { return *comm_; }

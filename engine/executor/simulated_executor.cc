@@ -1,5 +1,6 @@
 #include "engine/executor/simulated_executor.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/util/status.h"
@@ -52,7 +53,24 @@ StepWork SimulatedExecutor::WorkOf(const StepPlan& plan) {
 }
 
 absl::StatusOr<StepResult> SimulatedExecutor::Execute(const StepPlan& plan) {
-  clock_->Advance(model_.Step(WorkOf(plan)).total());
+  Submit(plan);
+  return Collect();
+}
+
+void SimulatedExecutor::Submit(const StepPlan& plan) {
+  const auto step_ns = static_cast<int64_t>(model_.Step(WorkOf(plan)).total() * 1e9);
+  device_free_ns_ = std::max(device_free_ns_, clock_->now_ns()) + step_ns;
+  steps_.push_back({.end_ns = device_free_ns_, .result = ResultOf(plan)});
+}
+
+absl::StatusOr<StepResult> SimulatedExecutor::Collect() {
+  clock_->AdvanceTo(steps_.front().end_ns);
+  StepResult result = std::move(steps_.front().result);
+  steps_.pop_front();
+  return result;
+}
+
+StepResult SimulatedExecutor::ResultOf(const StepPlan& plan) const {
   StepResult result{.step = plan.step};
   // Ids below 3 are special tokens.
   const auto num_ids = static_cast<uint64_t>(model_.options().model.vocab_size) - 3;

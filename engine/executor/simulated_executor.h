@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 
 #include "absl/status/statusor.h"
 #include "engine/executor/executor.h"
@@ -35,6 +36,9 @@ class SimulatedExecutor : public Executor {
 
   absl::StatusOr<StartResult> Start(const LoadProgress& progress) override;
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override;
+  // The device does one step after the other, whatever the clock's owner does meanwhile; Collect waits.
+  void Submit(const StepPlan& plan) override;
+  absl::StatusOr<StepResult> Collect() override;
 
   // What a plan asks for, in the cost model's terms.
   static StepWork WorkOf(const StepPlan& plan);
@@ -43,6 +47,15 @@ class SimulatedExecutor : public Executor {
   const CostModel model_;
   const Options options_;
   VirtualClock* const clock_;
+
+  struct Step {
+    int64_t end_ns = 0;
+    StepResult result;
+  };
+  // Ids do not depend on the tokens before them, so they are known at once.
+  StepResult ResultOf(const StepPlan& plan) const;
+  std::deque<Step> steps_;      // under way
+  int64_t device_free_ns_ = 0;  // when they have ended
 };
 
 }  // namespace optserve

@@ -7,12 +7,12 @@
 
 namespace optserve {
 
-absl::Status StepInputs::Set(const StepPlan& plan, int32_t block_size, Backend& backend) {
+absl::Status StepInputs::Set(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size, Backend& backend) {
   used_ = 0;
   num_tokens = static_cast<int64_t>(plan.token_ids.size());
   num_sequences = static_cast<int64_t>(plan.slices.size());
   num_decode = plan.num_decode;
-  PackTokens(plan, block_size);
+  PackTokens(plan, drawn, block_size);
   PackAttention(plan);
   PackLogitRows(plan);
   PackSampling(plan);
@@ -36,11 +36,12 @@ StepInputs::Packed<T> StepInputs::Reserve(int64_t size) {
   return array;
 }
 
-void StepInputs::PackTokens(const StepPlan& plan, int32_t block_size) {
+void StepInputs::PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size) {
   packed_token_ids_ = Reserve<int32_t>(num_tokens);
   packed_positions_ = Reserve<int32_t>(num_tokens);
   packed_slots_ = Reserve<int32_t>(num_tokens);
-  std::copy(plan.token_ids.begin(), plan.token_ids.end(), Staged(packed_token_ids_));
+  std::transform(plan.token_ids.begin(), plan.token_ids.end(), Staged(packed_token_ids_),
+                 [&](int32_t id) { return drawn.Resolve(id); });
   int32_t* position = Staged(packed_positions_);
   int32_t* slot = Staged(packed_slots_);
   const int32_t* const end = position + num_tokens;

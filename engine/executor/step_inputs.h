@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/executor/drawn_tokens.h"
 #include "engine/scheduler/step_plan.h"
 #include "kernels/backend.h"
 
@@ -22,9 +23,9 @@ class StepInputs {
     int32_t num_top = 0;
   };
 
-  // Packs a plan with KV blocks of `block_size` tokens. The views below are those of this plan until the next call.
-  // ResourceExhausted: no memory.
-  absl::Status Set(const StepPlan& plan, int32_t block_size, Backend& backend);
+  // Packs a plan with KV blocks of `block_size` tokens; `drawn` has what the step before it drew. The views below are
+  // those of this plan until the next call. ResourceExhausted: no memory.
+  absl::Status Set(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size, Backend& backend);
 
   TensorView token_ids;  // [T] i32
   TensorView positions;  // [T] i32, index in the sequence
@@ -78,7 +79,7 @@ class StepInputs {
   }
   TensorView View(const Packed<int32_t>& array) const { return MakeView(OnDevice(array), DType::kI32, array.size); }
 
-  void PackTokens(const StepPlan& plan, int32_t block_size);
+  void PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size);
   void PackAttention(const StepPlan& plan);
   void PackLogitRows(const StepPlan& plan);
   void PackSampling(const StepPlan& plan);

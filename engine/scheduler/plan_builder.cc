@@ -33,8 +33,8 @@ void FillSuppressed(const Sequence& sequence, SequenceSlice& slice) {
 
 }  // namespace
 
-void PlanBuilder::Begin() {
-  if (plan_.step == 0 || num_slices_ > 0) ++plan_.step;  // an empty plan was no step
+void PlanBuilder::Begin(uint64_t step) {
+  plan_.step = step;
   plan_.num_decode = 0;
   plan_.token_ids.clear();
   plan_.zeroed_blocks.clear();
@@ -42,18 +42,20 @@ void PlanBuilder::Begin() {
   num_slices_ = 0;
 }
 
-void PlanBuilder::Add(const Sequence& sequence, int32_t num_tokens) {
+void PlanBuilder::Add(const Sequence& sequence, int32_t num_tokens, int32_t last_slice) {
   SequenceSlice& slice = NextSlice(sequence);
   slice.num_tokens = num_tokens;
-  slice.num_cached = sequence.num_cached;
+  slice.num_cached = sequence.num_computed();
   slice.block_table.insert(slice.block_table.end(), sequence.blocks.begin() + std::ssize(slice.block_table),
                            sequence.blocks.end());
-  slice.wants_sample = num_tokens == sequence.num_uncached() && sequence.request->request.max_tokens > 0;
+  slice.wants_sample = num_tokens == sequence.num_uncomputed() && sequence.request->request.max_tokens > 0;
   FillScoring(sequence, slice);
   FillSuppressed(sequence, slice);
   if (sequence.counts != nullptr && slice.wants_sample) slice.seen = sequence.counts->seen();
-  const auto first = sequence.tokens.begin() + sequence.num_cached;
-  plan_.token_ids.insert(plan_.token_ids.end(), first, first + num_tokens);
+  const int32_t known = std::min(num_tokens, sequence.num_tokens() - slice.num_cached);
+  const auto first = sequence.tokens.begin() + slice.num_cached;
+  plan_.token_ids.insert(plan_.token_ids.end(), first, first + known);
+  if (known < num_tokens) plan_.token_ids.push_back(DrawnBySlice(last_slice));
 }
 
 SequenceSlice& PlanBuilder::NextSlice(const Sequence& sequence) {

@@ -13,11 +13,12 @@ namespace optserve {
 // next keeps its slice too: only what has changed is written, and nothing is allocated.
 class PlanBuilder {
  public:
-  void Begin();
+  void Begin(uint64_t step);
 
-  // The next slice: the first `num_tokens` tokens of `sequence` that are not cached; its blocks cover them. All slices
+  // The next slice: the first `num_tokens` tokens of `sequence` that are neither cached nor under way; its blocks cover
+  // them. `last_slice` is its slice in the step before this one, if the last of the tokens is drawn there. All slices
   // up to the call of EndDecodes are decodes.
-  void Add(const Sequence& sequence, int32_t num_tokens);
+  void Add(const Sequence& sequence, int32_t num_tokens, int32_t last_slice);
   void EndDecodes() { plan_.num_decode = num_slices_; }
   void Zero(int32_t block) { plan_.zeroed_blocks.push_back(block); }
   void Copy(BlockCopy copy) { plan_.block_copies.push_back(copy); }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "engine/scheduler/scheduler.h"
 #include "kernels/common/check.h"
@@ -39,7 +40,8 @@ const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
   PromoteStarvedBatch(now_ns);
   decodes_.clear();
   chunks_.clear();
-  builder_.Begin();
+  OPTSERVE_CHECK(num_flights_ < std::ssize(flights_)) << num_flights_ << " steps are under way";
+  builder().Begin(step_);
   budget_ = options_.max_num_batched_tokens;
   step_cost_ = 0;
   batch_limit_ = std::numeric_limits<int64_t>::max();
@@ -62,18 +64,29 @@ const StepPlan& Scheduler::PlanStep(int64_t now_ns) {
 }
 
 const StepPlan& Scheduler::EmitPlan() {
-  planned_.clear();
-  const auto emit = [this](Sequence& sequence) {
-    sequence.slice = builder_.num_slices();
-    planned_.push_back(&sequence);
-    builder_.Add(sequence, sequence.num_planned);
+  const int32_t index = next_flight();
+  Flight& flight = flights_[index];
+  flight.planned.clear();
+  const auto emit = [&](Sequence& sequence) {
+    sequence.slices[index] = flight.builder.num_slices();
+    flight.planned.push_back(&sequence);
+    const int32_t num_tokens = std::exchange(sequence.num_planned, 0);
+    flight.builder.Add(sequence, num_tokens, /*last_slice=*/sequence.slices[1 - index]);
+    const bool draws = flight.builder.plan().slices[sequence.slices[index]].wants_sample;
+    sequence.num_in_flight += num_tokens;
+    // The token that the last step draws is among what this one computes; the next one is drawn behind it.
+    sequence.num_draws += draws ? 1 : 0;
   };
   for (Sequence* sequence : decodes_) emit(*sequence);
-  builder_.EndDecodes();
+  flight.builder.EndDecodes();
   for (Sequence* sequence : chunks_) emit(*sequence);
-  OPTSERVE_CHECK(!planned_.empty() || !HasWork()) << num_unfinished_ << " sequences, but an empty plan";
+  if (!flight.planned.empty()) {
+    ++num_flights_;
+    ++step_;
+  }
+  OPTSERVE_CHECK(num_flights_ > 0 || !HasWork()) << num_unfinished_ << " sequences, but an empty plan";
   CheckInvariants();
-  return builder_.End();
+  return flight.builder.End();
 }
 
 void Scheduler::ExpireDeadlines(int64_t now_ns) {
@@ -124,7 +137,7 @@ void Scheduler::InsertRunning(Sequence& sequence) {
 }
 
 int32_t Scheduler::Room(const Sequence& sequence) const {
-  const int32_t room = std::min(sequence.num_uncached(), budget_);
+  const int32_t room = std::min(sequence.num_uncomputed(), budget_);
   if (!sequence.request->is_batch || batch_limit_ == std::numeric_limits<int64_t>::max()) return room;
   if (decodes_.empty() && chunks_.empty()) return std::min(room, std::max(1, RoomForBatch(sequence)));
   return std::min(room, RoomForBatch(sequence));
@@ -134,25 +147,39 @@ int32_t Scheduler::RoomForBatch(const Sequence& sequence) const {
   const int64_t cost = std::max<int64_t>(batch_limit_ - step_cost_, 0);
   // As if each token attended to all that the whole chunk could reach: a little less than what fits.
   const int64_t reach = cost / kCostContext;
-  return static_cast<int32_t>(cost /
-                              (kCostContext + sequence.num_cached + std::min<int64_t>(reach, sequence.num_uncached())));
+  return static_cast<int32_t>(
+      cost / (kCostContext + sequence.num_computed() + std::min<int64_t>(reach, sequence.num_uncomputed())));
+}
+
+int32_t Scheduler::NumReady(const Sequence& sequence) {
+  if (sequence.num_draws == 0) return sequence.num_uncomputed();
+  const RequestState& request = *sequence.request;
+  const bool is_last = request.num_generated(sequence) >= request.request.max_tokens;
+  return is_last || sequence.counts != nullptr || sequence.ngrams != nullptr ? 0 : sequence.num_uncomputed();
+}
+
+bool Scheduler::CanPlanAhead() const {
+  return std::ranges::none_of(running_, [](const Sequence* sequence) {
+    return sequence->num_draws > 0 && (sequence->counts != nullptr || sequence->ngrams != nullptr);
+  });
 }
 
 void Scheduler::PlanDecodes(Lane lane) {
   // The oldest first: who is preempted stands behind who needs its block, so nothing planned is ever taken back.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence& sequence = *running_[i];
-    if (sequence.request->is_batch != (lane == kBatch) || sequence.num_uncached() != 1) continue;
+    if (sequence.request->is_batch != (lane == kBatch) || NumReady(sequence) != 1) continue;
     if (Room(sequence) < 1) return;
-    if (!GrowOrPreempt(sequence, sequence.num_tokens())) return;
-    LaneOf(*sequence.request).queue.Charge(*sequence.request, RequestCost(1, sequence.num_cached));
+    if (!GrowOrPreempt(sequence, sequence.num_computed() + 1)) return;
+    LaneOf(*sequence.request).queue.Charge(*sequence.request, RequestCost(1, sequence.num_computed()));
     Plan(sequence, 1);
   }
 }
 
 void Scheduler::PlanChunks(Lane lane) {
   for (Sequence* sequence : running_) {
-    if (sequence->request->is_batch != (lane == kBatch) || sequence->num_uncached() == 1) continue;
+    // Those that start in this step have their tokens.
+    if (sequence->request->is_batch != (lane == kBatch) || NumReady(*sequence) <= 1) continue;
     const int32_t room = Room(*sequence);
     if (room < 1) return;
     Plan(*sequence, room);
@@ -187,7 +214,7 @@ Sequence* Scheduler::FindGiver(const Sequence& next) const {
   for (size_t i = running_.size(); i-- > 0;) {  // the youngest first
     RequestState& request = *running_[i]->request;
     // What started in this very step may be the target or the source of a copy.
-    if (request.is_batch != taker.is_batch || request.start_step == builder_.step()) continue;
+    if (request.is_batch != taker.is_batch || request.start_step == step_) continue;
     if (!FairQueue::MayTakePlace(taker, request)) continue;
     if (giver == nullptr || FairQueue::MayTakePlace(*giver->request, request)) giver = running_[i];
   }
@@ -212,14 +239,14 @@ int64_t Scheduler::BlocksOfShare(const RequestState& request, const RequestState
 }
 
 void Scheduler::Unplan(Sequence& sequence) {
-  if (sequence.slice >= 0 || sequence.num_planned == 0) return;
+  if (sequence.num_planned == 0) return;
   const bool is_decode = std::erase(decodes_, &sequence) > 0;
   if (!is_decode) {
     std::erase(chunks_, &sequence);
     stats_.prompt_tokens -= sequence.num_planned;
   }
   budget_ += sequence.num_planned;
-  step_cost_ -= RequestCost(sequence.num_planned, sequence.num_cached);
+  step_cost_ -= RequestCost(sequence.num_planned, sequence.num_computed());
   sequence.num_planned = 0;
 }
 
@@ -236,11 +263,11 @@ Sequence* Scheduler::NextToStart(LaneState& lane) {
 }
 
 void Scheduler::Plan(Sequence& sequence, int32_t num_tokens) {
-  const bool is_decode = num_tokens == 1 && sequence.num_uncached() == 1;
+  const bool is_decode = num_tokens == 1 && sequence.num_uncomputed() == 1;
   (is_decode ? decodes_ : chunks_).push_back(&sequence);
   if (!is_decode) stats_.prompt_tokens += num_tokens;
   sequence.num_planned = num_tokens;
-  step_cost_ += RequestCost(num_tokens, sequence.num_cached);
+  step_cost_ += RequestCost(num_tokens, sequence.num_computed());
   budget_ -= num_tokens;
 }
 
@@ -269,7 +296,7 @@ bool Scheduler::TryStart(Sequence& sequence) {
   while (std::ssize(sequence.blocks) < num_blocks) sequence.blocks.push_back(AllocateBlock());
   // Copy on write: the rest of the prompt lies in a block that both will write behind it.
   if (reused % blocks_.block_size() != 0) {
-    builder_.Copy({.src = source->blocks[num_shared], .dst = sequence.blocks[num_shared]});
+    builder().Copy({.src = source->blocks[num_shared], .dst = sequence.blocks[num_shared]});
   }
   sequence.num_cached = reused;
   FairQueue& queue = LaneOf(request).queue;
@@ -288,10 +315,10 @@ bool Scheduler::TryStart(Sequence& sequence) {
   sequence.state = SequenceState::kRunning;
   InsertRunning(sequence);
   FairQueue::AddPlaces(request, 1);
-  request.start_step = builder_.step();
+  request.start_step = step_;
   // What is computed again after a preemption is not charged again.
-  if (sequence.start_step == 0) queue.Charge(request, RequestCost(sequence.num_uncached(), sequence.num_cached));
-  sequence.start_step = builder_.step();
+  if (sequence.start_step == 0) queue.Charge(request, RequestCost(sequence.num_uncomputed(), sequence.num_cached));
+  sequence.start_step = step_;
   Plan(sequence, std::max(Room(sequence), 1));
   return true;
 }
@@ -335,7 +362,7 @@ const Sequence* Scheduler::FindForkSource(const Sequence& sequence) const {
   for (const Sequence& sibling : request.choices) {
     // One that starts in this very step has nothing in its blocks yet.
     if (sibling.state == SequenceState::kRunning && sibling.num_cached >= request.prompt_tokens() &&
-        sibling.start_step < builder_.step()) {
+        sibling.start_step < step_) {
       return &sibling;
     }
   }
@@ -357,7 +384,7 @@ bool Scheduler::GrowOrPreempt(Sequence& sequence, int32_t num_tokens) {
 
 int32_t Scheduler::AllocateBlock() {
   const int32_t block = blocks_.Allocate();
-  if (blocks_.TakeTaint(block)) builder_.Zero(block);
+  if (blocks_.TakeTaint(block)) builder().Zero(block);
   return block;
 }
 

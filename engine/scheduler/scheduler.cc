@@ -77,9 +77,12 @@ void Scheduler::EndAll(const TokenEvent& last_event) {
 
 void Scheduler::StopRunning(Sequence& sequence) {
   Unplan(sequence);
-  if (sequence.slice >= 0) planned_[sequence.slice] = nullptr;
-  sequence.slice = -1;
-  sequence.num_planned = 0;
+  for (size_t flight = 0; flight < flights_.size(); ++flight) {
+    const int32_t slice = std::exchange(sequence.slices[flight], -1);
+    if (slice >= 0) flights_[flight].planned[slice] = nullptr;
+  }
+  sequence.num_in_flight = 0;
+  sequence.num_draws = 0;
   // The end of a prefix is given up before its beginning.
   for (auto block = sequence.blocks.rbegin(); block != sequence.blocks.rend(); ++block) blocks_.Release(*block);
   sequence.blocks.clear();
@@ -92,18 +95,26 @@ void Scheduler::StopRunning(Sequence& sequence) {
 void Scheduler::Commit(StepResult&& result) {
   auto scored = result.scored.begin();
   auto sampled = result.sampled.begin();
-  const StepPlan& plan = builder_.plan();
-  for (int32_t slice = 0; slice < std::ssize(planned_); ++slice) {
+  OPTSERVE_CHECK(num_flights_ > 0);
+  const int32_t index = first_flight_;
+  Flight& flight = flights_[index];
+  const StepPlan& plan = flight.builder.plan();
+  OPTSERVE_CHECK(result.step == plan.step) << "step " << result.step << " instead of " << plan.step;
+  for (int32_t slice = 0; slice < std::ssize(flight.planned); ++slice) {
     ScoredPrompt* scores = scored != result.scored.end() && scored->slice == slice ? &*scored++ : nullptr;
     SampledToken* sample = sampled != result.sampled.end() && sampled->slice == slice ? &*sampled++ : nullptr;
-    Sequence* sequence = planned_[slice];
+    Sequence* sequence = flight.planned[slice];
     if (sequence == nullptr) continue;  // ended while the step ran
     OPTSERVE_CHECK((sample != nullptr) == plan.slices[slice].wants_sample) << "slice " << slice;
-    sequence->slice = -1;
-    CommitSlice(*sequence, std::exchange(sequence->num_planned, 0), scores, sample);
+    sequence->slices[index] = -1;
+    sequence->num_in_flight -= plan.slices[slice].num_tokens;
+    sequence->num_draws -= sample != nullptr ? 1 : 0;
+    CommitSlice(*sequence, plan.slices[slice].num_tokens, scores, sample);
   }
   OPTSERVE_CHECK(scored == result.scored.end() && sampled == result.sampled.end()) << "results of no slice";
-  planned_.clear();
+  flight.planned.clear();
+  first_flight_ = 1 - first_flight_;
+  --num_flights_;
   CheckInvariants();
 }
 
@@ -112,7 +123,7 @@ void Scheduler::CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt
   sequence.num_cached += num_tokens;
   if ((scores != nullptr && !scores->finite) || (sample != nullptr && !sample->finite)) {
     ++stats_.nonfinite_rows;
-    nonfinite_.Note(builder_.step(), request.request.prompt);
+    nonfinite_.Note(step_, request.request.prompt);
     for (const int32_t block : sequence.blocks) blocks_.Taint(block);
     Finish(sequence, {.finish = FinishReason::kError,
                       .error = Internal("the model's output for this answer is not finite; it may be tried again")});
@@ -133,7 +144,7 @@ void Scheduler::CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt
     Append(sequence, sample->token.id);
     event.token = std::move(sample->token);
     event.finish = FinishOf(sequence);
-  } else if (request.request.max_tokens == 0 && sequence.num_uncached() == 0) {
+  } else if (request.request.max_tokens == 0 && sequence.num_cached == sequence.num_tokens()) {
     event.finish = FinishReason::kLength;
   }
   if (is_first_token) {
@@ -163,7 +174,7 @@ void Scheduler::RegisterBlocks(Sequence& sequence, int32_t num_cached_before) {
 
 FinishReason Scheduler::FinishOf(const Sequence& sequence) const {
   const RequestState& request = *sequence.request;
-  const int32_t num_generated = request.num_generated(sequence);
+  const int32_t num_generated = sequence.num_tokens() - request.prompt_tokens();
   if (num_generated > request.request.sampling.min_tokens &&
       std::ranges::find(request.request.stop_token_ids, sequence.tokens.back()) !=
           request.request.stop_token_ids.end()) {

@@ -94,13 +94,20 @@ class Scheduler {
   // Is anything unfinished?
   bool HasWork() const { return num_unfinished_ > 0; }
 
-  // Ends what is past its deadline and plans the next step. The plan is this object's, valid until the next call. Empty
-  // only without work.
+  // Ends what is past its deadline and plans the next step, which is under way from now on unless it is empty. The plan
+  // is this object's and stays until it is committed. At most one step may be under way before the call: then tokens
+  // that it draws stand in the plan as DrawnBySlice. Empty only if nothing can be done before that is committed.
   const StepPlan& PlanStep(int64_t now_ns);
 
-  // Takes in what the planned step returned. To be called once for each plan that is not empty, before anything else
-  // is planned.
+  // May a step be planned while another one is under way, and nobody lose by it? Penalties and forbidden n-grams need
+  // every token before the next is drawn.
+  bool CanPlanAhead() const;
+
+  // Takes in what the oldest step under way returned. To be called once for each plan that is not empty, in their
+  // order. What a step computed for a sequence that has ended or given its blocks up since is dropped.
   void Commit(StepResult&& result);
+
+  int32_t num_steps_in_flight() const { return num_flights_; }
 
   // Events since they were last taken, oldest first.
   std::vector<Event>& events() { return events_; }
@@ -165,6 +172,9 @@ class Scheduler {
   void InsertRunning(Sequence& sequence);
   void StopRunning(Sequence& sequence);
 
+  // How many tokens of a running sequence could be computed now: 0 if what is under way has to end first.
+  static int32_t NumReady(const Sequence& sequence);
+
   void CommitSlice(Sequence& sequence, int32_t num_tokens, ScoredPrompt* scores, SampledToken* sample);
   void Append(Sequence& sequence, int32_t token);
   // Blocks that have become full since `num_cached_before` can be found from now on.
@@ -192,13 +202,23 @@ class Scheduler {
   std::vector<Sequence*> running_;  // by seniority: the batch lane stands behind
   std::set<std::pair<int64_t, RequestState*>> deadlines_;
 
-  // The step that is planned or runs.
-  PlanBuilder builder_;
+  // A step under way: its plan, and whose its slices are; nullptr: ended since.
+  struct Flight {
+    PlanBuilder builder;
+    std::vector<Sequence*> planned;  // by slice
+  };
+  std::array<Flight, 2> flights_;
+  int32_t first_flight_ = 0;  // the oldest
+  int32_t num_flights_ = 0;   // under way
+  uint64_t step_ = 1;         // that is planned next, or being planned
+
+  // The step that is being planned.
+  PlanBuilder& builder() { return flights_[next_flight()].builder; }
+  int32_t next_flight() const { return (first_flight_ + num_flights_) % 2; }
   int64_t now_ns_ = 0;
   std::vector<Sequence*> decodes_;
   std::vector<Sequence*> chunks_;
-  std::vector<Sequence*> planned_;  // by slice; nullptr: ended since
-  int32_t budget_ = 0;              // tokens that it has room for
+  int32_t budget_ = 0;  // tokens that it has room for
   int64_t step_cost_ = 0;
   int64_t batch_limit_ = 0;  // cost up to which batch work takes part
 

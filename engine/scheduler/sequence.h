@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
@@ -57,14 +58,19 @@ struct Sequence {
   uint32_t table_version = 0;      // another one whenever `blocks` changes otherwise than by growing
   std::vector<PrefixHash> hashes;  // of the full blocks of `tokens`, as far as they were needed
   int32_t next_score = 0;          // prompt scores up to this token are out
-  int32_t num_planned = 0;         // tokens that it has in the step that is planned or runs
-  int32_t slice = -1;              // its slice in that step; -1: none
+  int32_t num_planned = 0;         // tokens that it has in the step that is being planned
+
+  // Of the steps that are under way, at most two.
+  int32_t num_in_flight = 0;              // its tokens in them
+  int32_t num_draws = 0;                  // tokens that they draw for it and that nobody knows yet
+  std::array<int32_t, 2> slices{-1, -1};  // by flight: its slice; -1: none
 
   std::unique_ptr<TokenCounts> counts;  // only with penalties
   std::unique_ptr<NgramIndex> ngrams;   // only with no_repeat_ngram_size
 
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
-  int32_t num_uncached() const { return num_tokens() - num_cached; }
+  int32_t num_computed() const { return num_cached + num_in_flight; }  // once the steps under way have ended
+  int32_t num_uncomputed() const { return num_tokens() + num_draws - num_computed(); }
 };
 
 // A request while the scheduler has it.
@@ -86,7 +92,10 @@ struct RequestState {
   PrefixHash root;            // of the hashes of its blocks
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(request.prompt.size()); }
-  int32_t num_generated(const Sequence& sequence) const { return sequence.num_tokens() - prompt_tokens(); }
+  // Those that are being drawn included.
+  int32_t num_generated(const Sequence& sequence) const {
+    return sequence.num_tokens() + sequence.num_draws - prompt_tokens();
+  }
 };
 
 // Who goes first: by lane, then by request, then by choice.

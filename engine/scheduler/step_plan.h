@@ -44,11 +44,17 @@ struct BlockCopy {
   int32_t dst = 0;
 };
 
+// A token id that is not known yet when a step is planned: what slice `slice` of the step before it draws. Who runs
+// the step puts the id in its place.
+constexpr int32_t DrawnBySlice(int32_t slice) { return ~slice; }
+constexpr bool IsDrawn(int32_t token_id) { return token_id < 0; }
+constexpr int32_t SliceThatDraws(int32_t token_id) { return ~token_id; }
+
 // What the ranks compute in one step, and nothing else.
 //
 // Built by Scheduler::PlanStep() on the engine thread, read-only afterwards; every rank gets the same bytes, through
-// memory or MPI. It is complete in itself: a rank remembers nothing of earlier plans, so any step can be written by
-// hand in a test or replayed from a dump.
+// memory or MPI. It is complete in itself: a rank remembers nothing of earlier plans but the tokens that the last one
+// drew, so any step can be written by hand in a test or replayed from a dump.
 //
 // Invariants  decode slices come first; token_ids is packed in slice order; a sequence appears at most once;
 //             block_table covers context_len() tokens; no block is both source and destination of a copy.
@@ -56,7 +62,7 @@ struct StepPlan {
   uint64_t step = 0;       // 1, 2, 3, ...
   int32_t num_decode = 0;  // slices[0, num_decode) have num_tokens == 1
   std::vector<SequenceSlice> slices;
-  std::vector<int32_t> token_ids;       // [T]
+  std::vector<int32_t> token_ids;       // [T]; may be DrawnBySlice
   std::vector<int32_t> zeroed_blocks;   // on all layers, first of all: who had them left NaN or Inf in them
   std::vector<BlockCopy> block_copies;  // done before the forward pass
 

@@ -98,6 +98,7 @@ absl::StatusOr<StepResult> FakeExecutor::Execute(const StepPlan& plan) {
   }
   ++num_steps_;
   num_tokens_ += first_token;
+  drawn_.Keep(plan, result);
   return result;
 }
 
@@ -175,7 +176,7 @@ absl::Status FakeExecutor::RunSlice(const StepPlan& plan, int32_t index, size_t 
   uint64_t logits = 0;
   for (int32_t i = 0; i < slice.num_tokens; ++i) {
     const int32_t position = slice.num_cached + i;
-    const int32_t token = plan.token_ids[first_token + i];
+    const int32_t token = drawn_.Resolve(plan.token_ids[first_token + i]);
     is_finite = is_finite && token != options_.nonfinite_token;
     const uint64_t value = KvValue(token, position, context);
     slots_[SlotOf(slice, position)] = {

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/executor/drawn_tokens.h"
 #include "engine/executor/executor.h"
 
 namespace optserve {
@@ -53,7 +54,8 @@ class FakeExecutor : public Executor {
   int32_t SlotOf(const SequenceSlice& slice, int32_t position) const;
 
   const Options options_;
-  std::vector<Slot> slots_;              // [num_blocks * block_size]
+  std::vector<Slot> slots_;  // [num_blocks * block_size]
+  DrawnTokens drawn_;
   std::unordered_set<int32_t> written_;  // slots, in this step
   uint64_t num_steps_ = 0;
   uint64_t num_tokens_ = 0;

@@ -29,7 +29,7 @@ void Simulation::Arrive(double seconds, GenerateRequest request) {
 void Simulation::Run(double until_seconds) {
   const auto until_ns = static_cast<int64_t>(std::min(until_seconds, 9e9) * 1e9);
   while (clock_.now_ns() < until_ns) {
-    if (!scheduler_->HasWork()) {
+    if (!scheduler_->HasWork() && scheduler_->num_steps_in_flight() == 0) {
       if (arrivals_.empty() || arrivals_.begin()->first >= until_ns)
         return clock_.AdvanceTo(arrivals_.empty() ? 0 : until_ns);
       clock_.AdvanceTo(arrivals_.begin()->first);
@@ -40,10 +40,17 @@ void Simulation::Run(double until_seconds) {
       scheduler_->Add(std::move(request), /*owner=*/0, arrivals_.begin()->first);
       arrivals_.erase(arrivals_.begin());
     }
-    const StepPlan& plan = scheduler_->PlanStep(clock_.now_ns());
-    if (!plan.slices.empty()) {
-      if (on_plan) on_plan(plan);
-      scheduler_->Commit(*executor_.Execute(plan));
+    clock_.Advance(host_seconds_);
+    bool is_submitted = false;
+    if (scheduler_->num_steps_in_flight() == 0 || scheduler_->CanPlanAhead()) {
+      const StepPlan& plan = scheduler_->PlanStep(clock_.now_ns());
+      is_submitted = !plan.slices.empty();
+      if (is_submitted && on_plan) on_plan(plan);
+      if (is_submitted) executor_.Submit(plan);
+    }
+    const int32_t in_flight = scheduler_->num_steps_in_flight();
+    if (in_flight > 0 && (!is_submitted || in_flight == max_steps_in_flight_)) {
+      scheduler_->Commit(*executor_.Collect());
       ++num_steps_;
     }
     TakeEvents();

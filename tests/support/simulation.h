@@ -31,6 +31,12 @@ class Simulation {
   // Requests may come in any order of time; each is added when its time has come.
   void Arrive(double seconds, GenerateRequest request);
 
+  // What the host does between two steps takes so long; with two steps in flight, the device computes meanwhile.
+  void SetHost(double seconds_per_step, int32_t max_steps_in_flight) {
+    host_seconds_ = seconds_per_step;
+    max_steps_in_flight_ = max_steps_in_flight;
+  }
+
   // Steps until that time, or, by default, until nothing is left to do. A request that finishes is told to
   // `on_finish`, which may let others arrive.
   void Run(double until_seconds = 1e12);
@@ -54,6 +60,8 @@ class Simulation {
   std::unordered_map<RequestId, Record> records_;
   std::unordered_map<RequestId, int64_t> last_token_ns_;
   uint64_t num_steps_ = 0;
+  double host_seconds_ = 0.0;
+  int32_t max_steps_in_flight_ = 1;
 };
 
 // The smallest value that `fraction` of the values do not exceed.

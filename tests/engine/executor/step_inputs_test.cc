@@ -45,11 +45,12 @@ class StepInputsTest : public testing::Test {
   StepInputsTest() : backend_(*MakeBackend({.num_threads = 1})) {}
 
   std::unique_ptr<Backend> backend_;
+  DrawnTokens drawn_;
   StepInputs inputs_;
 };
 
 TEST_F(StepInputsTest, PacksAPlan) {
-  ASSERT_TRUE(inputs_.Set(Plan(), /*block_size=*/4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, /*block_size=*/4, *backend_).ok());
   EXPECT_THAT(Values(inputs_.token_ids), ElementsAre(100, 101, 102, 103, 104, 105, 106));
   EXPECT_THAT(Values(inputs_.positions), ElementsAre(4, 2, 5, 6, 7, 0, 1));
   EXPECT_THAT(Values(inputs_.slots), ElementsAre(2 * 4, 5 * 4 + 2, 9 * 4 + 1, 9 * 4 + 2, 9 * 4 + 3, 8 * 4, 8 * 4 + 1));
@@ -76,7 +77,7 @@ TEST_F(StepInputsTest, PacksAPlan) {
 }
 
 TEST_F(StepInputsTest, PacksWhatChangesTheDistribution) {
-  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
   const SampleRow& first = inputs_.sample_rows[0];
   EXPECT_EQ(first.position, 5);  // the token to be drawn comes behind five others
   EXPECT_EQ(first.choice, 3);
@@ -98,25 +99,25 @@ TEST_F(StepInputsTest, PacksWhatChangesTheDistribution) {
 }
 
 TEST_F(StepInputsTest, AllocatesNothingForAPlanNoLargerThanOneBefore) {
-  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
   const void* before = inputs_.token_ids.data;
   StepPlan small = Plan();
   small.slices.resize(2);
   small.token_ids.resize(2);
-  ASSERT_TRUE(inputs_.Set(small, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(small, drawn_, 4, *backend_).ok());
   EXPECT_EQ(inputs_.token_ids.data, before);
-  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
   EXPECT_EQ(inputs_.token_ids.data, before);
 }
 
 TEST_F(StepInputsTest, GrowsForALargerPlan) {
-  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
   StepPlan large;
   for (int32_t i = 0; i < 500; ++i) {
     large.slices.push_back({.sequence = static_cast<uint64_t>(i), .num_tokens = 3, .block_table = {i}});
     for (int32_t t = 0; t < 3; ++t) large.token_ids.push_back(3 * i + t);
   }
-  ASSERT_TRUE(inputs_.Set(large, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(large, drawn_, 4, *backend_).ok());
   EXPECT_EQ(Values(inputs_.token_ids), large.token_ids);
   EXPECT_EQ(Values(inputs_.slots).back(), 499 * 4 + 2);
   EXPECT_EQ(inputs_.num_samples, 0);
@@ -127,10 +128,10 @@ using StepInputsDeathTest = StepInputsTest;
 TEST_F(StepInputsDeathTest, APlanThatContradictsItselfIsOurBug) {
   StepPlan short_table = Plan();
   short_table.slices[2].block_table.pop_back();
-  EXPECT_DEATH((void)inputs_.Set(short_table, 4, *backend_), "sequence 3 has 1 blocks for 8 tokens");
+  EXPECT_DEATH((void)inputs_.Set(short_table, drawn_, 4, *backend_), "sequence 3 has 1 blocks for 8 tokens");
   StepPlan too_many_tokens = Plan();
   too_many_tokens.token_ids.push_back(1);
-  EXPECT_DEATH((void)inputs_.Set(too_many_tokens, 4, *backend_), "tokens of no slice");
+  EXPECT_DEATH((void)inputs_.Set(too_many_tokens, drawn_, 4, *backend_), "tokens of no slice");
 }
 
 }  // namespace

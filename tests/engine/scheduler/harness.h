@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <deque>
 #include <functional>
 #include <map>
 #include <string>
@@ -63,6 +64,29 @@ class SchedulerHarness {
     TakeEvents();
     return plan;
   }
+
+  // As an engine with two steps under way does: plans one more, and commits the oldest when there are two, or nothing
+  // can be planned.
+  void StepAhead(int64_t now_ns = 0) {
+    bool is_submitted = false;
+    if (in_flight_.empty() || scheduler_.CanPlanAhead()) {
+      const StepPlan& plan = scheduler_.PlanStep(now_ns);
+      TakeEvents();
+      is_submitted = !plan.slices.empty();
+      if (is_submitted) in_flight_.push_back(&plan);
+    }
+    if (in_flight_.empty() || (is_submitted && in_flight_.size() < 2)) return;
+    absl::StatusOr<StepResult> result = executor_.Execute(*in_flight_.front());
+    in_flight_.pop_front();
+    if (!result.ok()) {
+      ADD_FAILURE() << result.status();
+      std::abort();
+    }
+    scheduler_.Commit(std::move(*result));
+    TakeEvents();
+  }
+
+  bool HasWork() const { return scheduler_.HasWork() || !in_flight_.empty(); }
 
   void RunAll(int max_steps = 100000) {
     for (int step = 0; step < max_steps && scheduler_.HasWork(); ++step) Step();
@@ -141,6 +165,7 @@ class SchedulerHarness {
   const FakeExecutor::Options options_;
   FakeExecutor executor_;
   Scheduler scheduler_;
+  std::deque<const StepPlan*> in_flight_;
   std::map<RequestId, GenerateRequest> requests_;
   std::map<std::pair<RequestId, int32_t>, Answer> answers_;
 };

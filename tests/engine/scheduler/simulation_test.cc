@@ -168,6 +168,23 @@ TEST(SimulationTest, ASharedPrefixMakesTheFirstTokenCome) {
             0.15 * (simulation.record(cold.id).ttft_seconds() - any_step));
 }
 
+TEST(SimulationTest, PlanningAheadHidesTheHostsTime) {
+  std::map<int32_t, double> seconds;
+  std::map<int32_t, std::map<RequestId, uint64_t>> hashes;
+  constexpr double kHostSeconds = 0.003;
+  for (const int32_t steps_in_flight : {1, 2}) {
+    Simulation simulation(Opt13bOnA100(), {});
+    simulation.SetHost(kHostSeconds, steps_in_flight);
+    Requests requests(29);
+    for (int i = 0; i < 64; ++i) simulation.Arrive(0, requests.Make(50, 500, ""));
+    simulation.Run();
+    seconds[steps_in_flight] = simulation.now_seconds();
+    for (const auto& [id, record] : simulation.records()) hashes[steps_in_flight][id] = record.token_hash;
+  }
+  EXPECT_EQ(hashes[1], hashes[2]);
+  EXPECT_GT(seconds[1] - seconds[2], 0.95 * 500 * kHostSeconds) << "nearly all of it, in 500 steps";
+}
+
 TEST(SimulationTest, TwoDaysOfTraffic) {
   Simulation simulation(Opt13bOnA100(), {});
   Requests requests(23);

@@ -7,10 +7,11 @@
 namespace optserve {
 namespace {
 
-class TrafficTest : public testing::TestWithParam<int> {};
+class TrafficTest : public testing::TestWithParam<std::tuple<int, bool>> {};  // seed; are steps planned ahead?
 
 TEST_P(TrafficTest, EveryAnswerIsWhatItWouldBeAlone) {
-  Traffic traffic(static_cast<uint64_t>(GetParam()));
+  const auto [seed, plans_ahead] = GetParam();
+  Traffic traffic(static_cast<uint64_t>(seed));
   const FakeExecutor::Options options = traffic.Pool();
   const int32_t batch_step_tokens = traffic.Uniform(0, 20);
   SchedulerHarness harness(options, [&](SchedulerOptions& o) { o.batch_step_tokens = batch_step_tokens; });
@@ -20,8 +21,7 @@ TEST_P(TrafficTest, EveryAnswerIsWhatItWouldBeAlone) {
   const int32_t arrival_percent = traffic.Uniform(5, 90);
   RequestId next = 1;
   int64_t now_ns = 1;
-  for (int step = 0; step < 200000 && (next <= num_requests || harness.scheduler().HasWork());
-       ++step, now_ns += step_ns) {
+  for (int step = 0; step < 200000 && (next <= num_requests || harness.HasWork()); ++step, now_ns += step_ns) {
     while (next <= num_requests && traffic.Chance(arrival_percent)) {
       harness.Add(traffic.Request(next, options, now_ns, step_ns), now_ns);
       ++next;
@@ -30,14 +30,18 @@ TEST_P(TrafficTest, EveryAnswerIsWhatItWouldBeAlone) {
     if (traffic.Chance(5)) {
       harness.CancelChoice(traffic.Uniform(1, static_cast<int32_t>(next)), traffic.Uniform(0, 3));
     }
-    harness.Step(now_ns);
+    if (plans_ahead) {
+      harness.StepAhead(now_ns);
+    } else {
+      harness.Step(now_ns);
+    }
   }
-  EXPECT_FALSE(harness.scheduler().HasWork());
+  EXPECT_FALSE(harness.HasWork());
   EXPECT_EQ(harness.scheduler().blocks().num_used(), 0);
   harness.ExpectAnswersAreRight();
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, TrafficTest, testing::Range(1, 41));
+INSTANTIATE_TEST_SUITE_P(Seeds, TrafficTest, testing::Combine(testing::Range(1, 41), testing::Bool()));
 
 TEST(PressureTest, APoolOfThreeBlocksOverTheMinimumServesThousands) {
   // Each answer needs 10 blocks at its end, so two never fit: who runs beside the oldest is preempted again and again.

@@ -105,6 +105,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"max-queue", "10"},
                             {"max-queue-tokens", "11"},
                             {"batch-step-tokens", "12"},
+                            {"steps-in-flight", "2"},
                             {"no-prefix-cache", "true"},
                             {"deterministic-tp", "true"},
                             {"share-prefix-cache", "true"},
@@ -135,6 +136,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.engine.max_queue, 10);
   EXPECT_EQ(loaded->config.engine.max_queue_tokens, 11);
   EXPECT_EQ(loaded->config.engine.batch_step_tokens, 12);
+  EXPECT_EQ(loaded->config.engine.steps_in_flight, 2);
   EXPECT_FALSE(loaded->config.engine.prefix_cache);
   EXPECT_TRUE(loaded->config.engine.deterministic_tp);
   EXPECT_TRUE(loaded->config.engine.share_prefix_cache);
