@@ -39,8 +39,12 @@ class Backend {
   // Zeroed pages, touched on first use. ResourceExhausted names the shortfall.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
 
+  // Bytes that Allocate can still give, of a device with memory of its own; else 0.
+  virtual int64_t FreeBytes() = 0;
+
   // Makes a weight usable by ops. The CPU returns the view itself (the mapped file is the memory); a device copies it
-  // and keeps the copy until the backend dies. `host` must outlive the backend.
+  // and keeps the copy until the backend dies: matrices as f16, vectors as f32. `host` must outlive the backend.
+  // ResourceExhausted names the shortfall; InvalidArgument a number that f16 cannot hold.
   virtual absl::StatusOr<TensorView> LoadWeight(const TensorView& host) = 0;
 
   // The same for a weight whose rows do not lie in one place: read(row, count, out) writes `count` rows from `row` on
@@ -65,6 +69,7 @@ class Backend {
   virtual void PositionEmbedding(const PositionEmbeddingParams& p) = 0;
   virtual void LayerNorm(const LayerNormParams& p) = 0;
   virtual void AddBiasResidual(const AddBiasResidualParams& p) = 0;
+  virtual void AddBiasResidualNorm(const AddBiasResidualParams& add, const LayerNormParams& norm) = 0;
   virtual void Linear(const LinearParams& p) = 0;
   virtual void WriteKv(const WriteKvParams& p) = 0;
   virtual void CopyBlocks(const CopyBlocksParams& p) = 0;
@@ -84,7 +89,7 @@ struct DeviceSpec {
   int num_threads = 0;  // CPU: threads of this rank's pool, the calling thread included; 0: all of the machine
 };
 
-// FailedPrecondition if this build or machine has no such device.
+// FailedPrecondition, with what to do, if this build or machine has no such device.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceSpec& spec);
 
 }  // namespace optserve

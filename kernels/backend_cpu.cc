@@ -49,6 +49,8 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuBuffer>(data, bytes);
   }
 
+  int64_t FreeBytes() override { return 0; }
+
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override { return host; }
 
   absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) override {
@@ -75,6 +77,9 @@ class CpuBackend final : public Backend {
   void PositionEmbedding(const PositionEmbeddingParams& p) override { cpu::PositionEmbedding(ctx_, p); }
   void LayerNorm(const LayerNormParams& p) override { cpu::LayerNorm(ctx_, p); }
   void AddBiasResidual(const AddBiasResidualParams& p) override { cpu::AddBiasResidual(ctx_, p); }
+  void AddBiasResidualNorm(const AddBiasResidualParams& add, const LayerNormParams& norm) override {
+    cpu::AddBiasResidualNorm(ctx_, add, norm);
+  }
   void Linear(const LinearParams& p) override { cpu::Linear(ctx_, p); }
   void WriteKv(const WriteKvParams& p) override { cpu::WriteKv(ctx_, p); }
   void CopyBlocks(const CopyBlocksParams& p) override { cpu::CopyBlocks(ctx_, p); }

@@ -5,6 +5,8 @@
 
 namespace optserve {
 
+// Caches and keys and values are f32 on the CPU and f16 on CUDA, where D is a multiple of 8.
+
 // Stores the new tokens' keys and values:  k_cache[slot / B, :, slot % B, :] = k[t, :, :], likewise v.
 struct WriteKvParams {
   TensorView k_cache;  // [P, H, B, D] f32, one layer of the pool
@@ -41,5 +43,12 @@ void CopyBlocks(const CpuContext& ctx, const CopyBlocksParams& p);
 void GatherRows(const CpuContext& ctx, const GatherRowsParams& p);
 void CopyRows(const CpuContext& ctx, const CopyRowsParams& p);
 }  // namespace cpu
+
+namespace cuda {
+void WriteKv(const CudaContext& ctx, const WriteKvParams& p);
+void CopyBlocks(const CudaContext& ctx, const CopyBlocksParams& p);
+void GatherRows(const CudaContext& ctx, const GatherRowsParams& p);
+void CopyRows(const CudaContext& ctx, const CopyRowsParams& p);
+}  // namespace cuda
 
 }  // namespace optserve

@@ -30,4 +30,9 @@ void Embedding(const CpuContext& ctx, const EmbeddingParams& p);
 void PositionEmbedding(const CpuContext& ctx, const PositionEmbeddingParams& p);
 }  // namespace cpu
 
+namespace cuda {
+void Embedding(const CudaContext& ctx, const EmbeddingParams& p);
+void PositionEmbedding(const CudaContext& ctx, const PositionEmbeddingParams& p);
+}  // namespace cuda
+
 }  // namespace optserve

@@ -14,7 +14,7 @@ enum class Activation : uint8_t { kNone, kRelu, kGelu };  // kGelu is the exact 
 struct LinearPart {
   TensorView weight;  // [N, K] f16 | bf16 | f32; torch's Linear layout, one row per output; row_stride >= K
   TensorView bias;    // [N] f16 | bf16 | f32, or empty
-  TensorView out;     // [T, N] f32; row_stride >= N
+  TensorView out;     // [T, N] f32, on CUDA also f16; row_stride >= N
 };
 
 // out = activation(x * weight^T + bias) for each part; with accumulate, out += that.
@@ -22,9 +22,11 @@ struct LinearPart {
 // Numerics  f16 and bf16 weights are widened exactly to f32; products and sums are f32 FMA. The order of the sum over K
 //           depends on K alone: a row of out has the same bits whatever T is, whichever other rows are computed with it
 //           and on how many threads.  Max abs error against the f64 reference: 1e-6 * K * max|x| * max|w|.
+//           CUDA: weights are f16 and biases f32; f32 rows of x are rounded to f16 first. A row's bits are the same for
+//           every T up to kMaxSkinnyRows (linear_plan.h); above it they are the library's.
 // Aliasing  out overlaps nothing else.
 struct LinearParams {
-  TensorView x;  // [T, K] f32; row_stride >= K
+  TensorView x;  // [T, K] f32, on CUDA also f16; row_stride >= K
   std::array<LinearPart, 3> parts;
   int num_parts = 1;
   Activation activation = Activation::kNone;
@@ -34,5 +36,9 @@ struct LinearParams {
 namespace cpu {
 void Linear(const CpuContext& ctx, const LinearParams& p);
 }  // namespace cpu
+
+namespace cuda {
+void Linear(const CudaContext& ctx, const LinearParams& p);
+}  // namespace cuda
 
 }  // namespace optserve

@@ -40,4 +40,10 @@ void AddBiasResidual(const CpuContext& ctx, const AddBiasResidualParams& p) {
   });
 }
 
+void AddBiasResidualNorm(const CpuContext& ctx, const AddBiasResidualParams& add, const LayerNormParams& norm) {
+  OPTSERVE_CHECK(norm.x.data == add.x.data && norm.x.dims == add.x.dims);
+  AddBiasResidual(ctx, add);
+  LayerNorm(ctx, norm);
+}
+
 }  // namespace optserve::cpu

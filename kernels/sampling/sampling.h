@@ -79,4 +79,9 @@ void Sample(const CpuContext& ctx, const SampleParams& p);
 void Score(const CpuContext& ctx, const ScoreParams& p);
 }  // namespace cpu
 
+namespace cuda {
+void Sample(const CudaContext& ctx, const SampleParams& p);
+void Score(const CudaContext& ctx, const ScoreParams& p);
+}  // namespace cuda
+
 }  // namespace optserve

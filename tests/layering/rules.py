@@ -7,6 +7,8 @@ import re
 
 # The first row whose pattern matches a file says which files of this project it may include.
 MAY_INCLUDE = [
+    # The one header through which kernels see the toolkit, or without nvcc the emulator.
+    (r"kernels/common/gpu\.h", [r"kernels/", r"tests/cuda_emulator/emulator\.h"]),
     (r"kernels/", [r"kernels/"]),
     # Metrics are printed from an engine's counters.
     (r"engine/util/metrics\.", [r"engine/util/", r"engine/(engine_client|request|config)\.h"]),

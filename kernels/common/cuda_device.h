@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/common/context.h"
+#include "kernels/common/half.h"
+
+// A CUDA device as the backend needs it: memory, copies and work in one queue, and a matrix product. There are two:
+// cuda_device.cc on the CUDA runtime and cuBLAS, and tests/cuda_emulator/emulated_device.cc. A program links one.
+
+namespace optserve {
+
+// out[t, n] = sum_k x[t, k] * weight[n, k] + (accumulate ? out[t, n] : 0); f16 products, f32 sums.
+struct GemmCall {
+  const F16* x = nullptr;  // [rows, depth]
+  int64_t x_stride = 0;
+  const F16* weight = nullptr;  // [columns, depth]
+  int64_t weight_stride = 0;
+  void* out = nullptr;  // [rows, columns]
+  int64_t out_stride = 0;
+  bool out_is_half = false;
+  int64_t rows = 0, columns = 0, depth = 0;
+  bool accumulate = false;
+};
+
+// Used by one thread at a time. Calls are queued in order unless they say otherwise; errors show at Synchronize().
+class CudaDevice {
+ public:
+  virtual ~CudaDevice() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+  virtual void Activate() = 0;  // what the calling thread does next concerns this device
+  virtual void* stream() const = 0;
+
+  virtual void* Allocate(size_t bytes) = 0;  // zeroed, aligned to 256 bytes; nullptr: not so much left
+  virtual void Free(void* memory) = 0;
+  virtual int64_t FreeBytes() = 0;
+
+  virtual void CopyIn(void* dst, const void* host, size_t bytes) = 0;  // host may change when it returns
+  virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;
+  virtual void Gemm(const GemmCall& call) = 0;
+
+  // Waits for all of it. Empty, or what went wrong: the name of the first call that failed and the driver's words.
+  virtual std::string Synchronize() = 0;
+};
+
+struct OpenedCudaDevice {
+  std::unique_ptr<CudaDevice> device;
+  std::string error;  // why there is none, and what to do
+};
+OpenedCudaDevice OpenCudaDevice(int index);
+
+}  // namespace optserve

@@ -1,0 +1,291 @@
+#include <algorithm>
+
+#include "kernels/common/check.h"
+#include "kernels/common/cuda_context.h"
+#include "kernels/common/gpu.h"
+#include "kernels/linear/linear.h"
+#include "kernels/linear/linear_plan.h"
+
+// Tries                                                                      time             on
+// skinny: a warp per 2 columns, 16-byte loads, x through L1, K split over    not yet measured
+//   warps of a block where columns are few; all row counts the same kernel
+// skinny on tensor cores (weights as A, rows as the 8 columns of B)          not yet tried
+// above 16 rows: cuBLAS, bias and activation in a second kernel              not yet measured
+
+namespace optserve::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kColumns = 2;  // of a warp
+
+struct Part {
+  const F16* weight;
+  int64_t weight_stride;
+  const float* bias;  // or null
+  void* out;
+  int64_t out_stride;
+  int64_t columns;
+  bool out_is_half;
+};
+
+struct SkinnyJob {
+  const F16* x;
+  int64_t x_stride;
+  int64_t rows, depth;
+  Part parts[3];
+  int first_block[4];  // of each part; [3] unused parts too
+  int splits;
+  Activation activation;
+  bool accumulate;
+};
+
+GPU_DEVICE float Activate(float x, Activation activation) {
+  if (activation == Activation::kRelu) return x < 0.0f ? 0.0f : x;  // NaN stays NaN
+  if (activation == Activation::kGelu) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+  return x;
+}
+
+GPU_DEVICE void Finish(const Part& part, int64_t row, int64_t column, float sum, Activation activation,
+                       bool accumulate) {
+  if (part.bias != nullptr) sum += part.bias[column];
+  sum = Activate(sum, activation);
+  const int64_t at = row * part.out_stride + column;
+  if (part.out_is_half) {
+    F16* out = static_cast<F16*>(part.out) + at;
+    gpu::Store(out, accumulate ? sum + gpu::ToFloat(*out) : sum);
+  } else {
+    float* out = static_cast<float*>(part.out) + at;
+    gpu::Store(out, accumulate ? sum + *out : sum);
+  }
+}
+
+// Loads kElements of a row of halves: 8 aligned ones, or a single one.
+template <int kElements>
+GPU_DEVICE void LoadElements(const F16* p, float (&out)[kElements]) {
+  if constexpr (kElements == 8) {
+    gpu::Load8(p, out);
+  } else {
+    out[0] = gpu::ToFloat(*p);
+  }
+}
+
+// Block: kWarps / splits groups of warps; a group owns kColumns columns, its warps take turns along K.
+template <int kRows, int kElements>
+__global__ void __launch_bounds__(kThreads) SkinnyKernel(SkinnyJob job) {
+  GPU_SHARED(float, sums, [kWarps][kRows * kColumns]);
+  const int part_index = static_cast<int>(blockIdx.x) >= job.first_block[2]   ? 2
+                         : static_cast<int>(blockIdx.x) >= job.first_block[1] ? 1
+                                                                              : 0;
+  const Part& part = job.parts[part_index];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int group = warp / job.splits, turn = warp % job.splits, groups = kWarps / job.splits;
+  const int64_t first_column =
+      (int64_t{static_cast<int>(blockIdx.x) - job.first_block[part_index]} * groups + group) * kColumns;
+  const int64_t first_row = int64_t{blockIdx.y} * kRows;
+
+  // Beyond the last column or row the last one is computed again and dropped: no lane leaves.
+  const F16* weights[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int64_t column = first_column + c < part.columns ? first_column + c : part.columns - 1;
+    weights[c] = part.weight + column * part.weight_stride;
+  }
+  float acc[kRows][kColumns] = {};
+  const int64_t step = int64_t{job.splits} * 32 * kElements;
+#pragma unroll 2
+  for (int64_t k = int64_t{turn * 32 + lane} * kElements; k < job.depth; k += step) {
+    float w[kColumns][kElements];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) LoadElements(weights[c] + k, w[c]);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = first_row + r < job.rows ? first_row + r : job.rows - 1;
+      float x[kElements];
+      LoadElements(job.x + row * job.x_stride + k, x);
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+        for (int e = 0; e < kElements; ++e) acc[r][c] = fmaf(w[c][e], x[e], acc[r][c]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const float sum = gpu::WarpSum(acc[r][c]);
+      if (lane == 0) sums[warp][r * kColumns + c] = sum;
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < groups * kRows * kColumns; i += kThreads) {
+    const int of_group = i / (kRows * kColumns), in_group = i % (kRows * kColumns);
+    float sum = 0.0f;
+    for (int s = 0; s < job.splits; ++s) sum += sums[of_group * job.splits + s][in_group];
+    const int64_t row = first_row + in_group / kColumns;
+    const int64_t column = first_column + (of_group - group) * kColumns + in_group % kColumns;
+    if (row < job.rows && column < part.columns) Finish(part, row, column, sum, job.activation, job.accumulate);
+  }
+}
+
+// Bias and activation after the library's product: out from `sums` [rows, columns], or in place where it is null.
+__global__ void __launch_bounds__(kThreads)
+    EpilogueKernel(Part part, const float* sums, int64_t first_row, Activation activation, bool accumulate) {
+  const int64_t row = first_row + blockIdx.x;
+  for (int64_t column = blockIdx.y * kThreads + threadIdx.x; column < part.columns;
+       column += int64_t{gridDim.y} * kThreads) {
+    const int64_t at = row * part.out_stride + column;
+    const float sum = sums != nullptr    ? sums[blockIdx.x * part.columns + column]
+                      : part.out_is_half ? gpu::ToFloat(static_cast<const F16*>(part.out)[at])
+                                         : static_cast<const float*>(part.out)[at];
+    Finish(part, row, column, sum, activation, accumulate);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    ToHalfKernel(F16* out, int64_t out_stride, const float* x, int64_t x_stride, int64_t width) {
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+    out[blockIdx.x * out_stride + i] = gpu::ToHalf(x[blockIdx.x * x_stride + i]);
+  }
+}
+
+template <int kRows>
+void LaunchSkinny(const CudaContext& ctx, const SkinnyJob& job, int blocks, bool vector) {
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(CeilDiv(job.rows, kRows)));
+  gpu::Launch(vector ? SkinnyKernel<kRows, 8> : SkinnyKernel<kRows, 1>, grid, dim3(kThreads), 0, ctx.stream, job);
+}
+
+Part MakePart(const LinearParams& p, const LinearPart& part) {
+  OPTSERVE_CHECK(part.weight.rank == 2 && part.weight.dtype == DType::kF16 && part.weight.dims[1] == p.x.dims[1])
+      << "K is " << p.x.dims[1] << " in x, " << part.weight.dims[1] << " in the weight";
+  OPTSERVE_CHECK(part.out.rank == 2 && part.out.dims[0] == p.x.dims[0] && part.out.dims[1] == part.weight.dims[0])
+      << "out is [" << part.out.dims[0] << ", " << part.out.dims[1] << "] for " << p.x.dims[0] << " rows of x and "
+      << part.weight.dims[0] << " of the weight";
+  OPTSERVE_CHECK(part.out.dtype == DType::kF32 || part.out.dtype == DType::kF16);
+  OPTSERVE_CHECK(part.bias.empty() || (part.bias.dtype == DType::kF32 && part.bias.dims[0] == part.weight.dims[0]));
+  return {.weight = part.weight.as<const F16>(),
+          .weight_stride = part.weight.row_stride,
+          .bias = part.bias.as<const float>(),
+          .out = part.out.data,
+          .out_stride = part.out.row_stride,
+          .columns = part.weight.dims[0],
+          .out_is_half = part.out.dtype == DType::kF16};
+}
+
+bool IsAligned(const void* data, int64_t stride) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
+}
+
+void Skinny(const CudaContext& ctx, SkinnyJob job, int num_parts, const LinearPlan& plan) {
+  job.splits = plan.splits;
+  const int columns_per_block = kWarps / plan.splits * kColumns;
+  bool vector = job.depth % 8 == 0 && IsAligned(job.x, job.x_stride);
+  int blocks = 0;
+  for (int i = 0; i < 3; ++i) {
+    job.first_block[i] = i < num_parts ? blocks : 0x7fffffff;
+    if (i >= num_parts) continue;
+    blocks += static_cast<int>(CeilDiv(job.parts[i].columns, columns_per_block));
+    vector = vector && IsAligned(job.parts[i].weight, job.parts[i].weight_stride);
+  }
+  switch (plan.tile_rows) {
+    case 1:
+      return LaunchSkinny<1>(ctx, job, blocks, vector);
+    case 2:
+      return LaunchSkinny<2>(ctx, job, blocks, vector);
+    case 4:
+      return LaunchSkinny<4>(ctx, job, blocks, vector);
+    case 8:
+      return LaunchSkinny<8>(ctx, job, blocks, vector);
+    default:
+      return LaunchSkinny<16>(ctx, job, blocks, vector);
+  }
+}
+
+void Epilogue(const CudaContext& ctx, const Part& part, const float* sums, int64_t first_row, int64_t rows,
+              Activation activation, bool accumulate) {
+  const auto columns = static_cast<unsigned>(std::min<int64_t>(CeilDiv(part.columns, kThreads), 64));
+  gpu::Launch(EpilogueKernel, dim3(static_cast<unsigned>(rows), columns), dim3(kThreads), 0, ctx.stream, part, sums,
+              first_row, activation, accumulate);
+}
+
+// The library writes straight to the output, unless what is added to must not go through the activation.
+void Gemm(const CudaContext& ctx, const SkinnyJob& job, const Part& part, std::byte* free, size_t free_bytes) {
+  GemmCall call{.x = job.x,
+                .x_stride = job.x_stride,
+                .weight = part.weight,
+                .weight_stride = part.weight_stride,
+                .out = part.out,
+                .out_stride = part.out_stride,
+                .out_is_half = part.out_is_half,
+                .rows = job.rows,
+                .columns = part.columns,
+                .depth = job.depth,
+                .accumulate = job.accumulate};
+  if (!job.accumulate || job.activation == Activation::kNone) {
+    ctx.device->Gemm(call);
+    if (part.bias != nullptr || job.activation != Activation::kNone) {
+      Epilogue(ctx, part, nullptr, 0, job.rows, job.activation, false);
+    }
+    return;
+  }
+  const auto chunk = static_cast<int64_t>(free_bytes / (static_cast<size_t>(part.columns) * sizeof(float)));
+  OPTSERVE_CHECK(chunk > 0) << "a workspace of " << free_bytes << " bytes for " << part.columns << " columns";
+  for (int64_t row = 0; row < job.rows; row += chunk) {
+    call.rows = std::min(chunk, job.rows - row);
+    call.x = job.x + row * job.x_stride;
+    call.out = free;
+    call.out_stride = part.columns;
+    call.out_is_half = call.accumulate = false;
+    ctx.device->Gemm(call);
+    Epilogue(ctx, part, reinterpret_cast<const float*>(free), row, call.rows, job.activation, true);
+  }
+}
+
+void RunRows(const CudaContext& ctx, const SkinnyJob& job, int num_parts, std::byte* free, size_t free_bytes) {
+  int64_t columns = 0;
+  for (int i = 0; i < num_parts; ++i) columns += job.parts[i].columns;
+  const LinearPlan plan = PlanLinear(job.rows, columns, job.depth, ctx.info);
+  if (!plan.gemm) return Skinny(ctx, job, num_parts, plan);
+  for (int i = 0; i < num_parts; ++i) Gemm(ctx, job, job.parts[i], free, free_bytes);
+}
+
+}  // namespace
+
+void Linear(const CudaContext& ctx, const LinearParams& p) {
+  OPTSERVE_CHECK(p.num_parts >= 1 && p.num_parts <= 3) << p.num_parts << " parts";
+  OPTSERVE_CHECK(p.x.rank == 2 && p.x.dims[1] > 0 && (p.x.dtype == DType::kF16 || p.x.dtype == DType::kF32));
+  SkinnyJob job{};
+  job.rows = p.x.dims[0];
+  job.depth = p.x.dims[1];
+  job.activation = p.activation;
+  job.accumulate = p.accumulate;
+  for (int i = 0; i < p.num_parts; ++i) job.parts[i] = MakePart(p, p.parts[i]);
+  if (job.rows == 0) return;
+  if (p.x.dtype == DType::kF16) {
+    job.x = p.x.as<const F16>();
+    job.x_stride = p.x.row_stride;
+    return RunRows(ctx, job, p.num_parts, ctx.workspace, ctx.workspace_bytes);
+  }
+  // f32 rows are rounded to halves first, as many at a time as half of the workspace holds.
+  const int64_t stride = CeilDiv(job.depth, 8) * 8;
+  const size_t half = ctx.workspace_bytes / 2 / 256 * 256;
+  const auto chunk = static_cast<int64_t>(half / (static_cast<size_t>(stride) * sizeof(F16)));
+  OPTSERVE_CHECK(chunk > 0) << "a workspace of " << ctx.workspace_bytes << " bytes for a depth of " << job.depth;
+  SkinnyJob piece = job;
+  for (int64_t row = 0; row < job.rows; row += chunk) {
+    piece.rows = std::min(chunk, job.rows - row);
+    F16* x = reinterpret_cast<F16*>(ctx.workspace);
+    gpu::Launch(ToHalfKernel, dim3(static_cast<unsigned>(piece.rows)), dim3(kThreads), 0, ctx.stream, x, stride,
+                p.x.as<const float>() + row * p.x.row_stride, p.x.row_stride, job.depth);
+    piece.x = x;
+    piece.x_stride = stride;
+    for (int i = 0; i < p.num_parts; ++i) {
+      const size_t element = job.parts[i].out_is_half ? sizeof(F16) : sizeof(float);
+      piece.parts[i].out = static_cast<std::byte*>(job.parts[i].out) + row * job.parts[i].out_stride * element;
+    }
+    RunRows(ctx, piece, p.num_parts, ctx.workspace + half, ctx.workspace_bytes - half);
+  }
+}
+
+}  // namespace optserve::cuda

@@ -1,0 +1,179 @@
+#include "kernels/linear/linear.h"
+
+#include <cmath>
+#include <ostream>
+
+#include "kernels/linear/linear_plan.h"
+#include "tests/kernels/cuda/cuda_test.h"
+#include "tests/support/reference.h"
+
+namespace optserve {
+namespace {
+
+struct Case {
+  int64_t rows, depth, columns;
+  DType x = DType::kF16;
+  DType out = DType::kF32;
+  bool has_bias = true;
+  Activation activation = Activation::kNone;
+  bool accumulate = false;
+  int num_parts = 1;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.rows << "x" << c.depth << "x" << c.columns << " x " << static_cast<int>(c.x) << " out "
+             << static_cast<int>(c.out) << " act " << static_cast<int>(c.activation) << (c.has_bias ? " bias" : "")
+             << (c.accumulate ? " accumulate" : "") << " parts " << c.num_parts;
+}
+
+class CudaLinearTest : public CudaTest {
+ protected:
+  struct Data {
+    Mirror x;
+    std::vector<Mirror> weights, biases, outs;
+    LinearParams host, device;
+  };
+
+  Data MakeData(const Case& c) {
+    Data data{Make(c.x, c.rows, c.depth, c.depth % 8 == 0 ? 8 : 3), {}, {}, {}, {}, {}};
+    data.x.Randomize(1);
+    for (LinearParams* p : {&data.host, &data.device}) {
+      p->num_parts = c.num_parts;
+      p->activation = c.activation;
+      p->accumulate = c.accumulate;
+    }
+    for (int i = 0; i < c.num_parts; ++i) {
+      const int64_t columns = c.columns + 7 * i;  // parts of different widths
+      data.weights.push_back(Make(DType::kF16, columns, c.depth, c.depth % 8 == 0 ? 0 : 8 - c.depth % 8));
+      data.biases.push_back(Make(DType::kF32, 1, columns));
+      data.outs.push_back(Make(c.out, c.rows, columns, 5));
+      data.weights[i].Randomize(10 + i, 0.1f);
+      data.biases[i].Randomize(20 + i);
+      data.outs[i].Randomize(30 + i);
+    }
+    data.host.x = data.x.host();
+    data.device.x = data.x.device();
+    for (int i = 0; i < c.num_parts; ++i) {
+      data.host.parts[i] = {data.weights[i].host(), c.has_bias ? data.biases[i].host_vector() : TensorView{},
+                            data.outs[i].host()};
+      data.device.parts[i] = {data.weights[i].device(), c.has_bias ? data.biases[i].device_vector() : TensorView{},
+                              data.outs[i].device()};
+    }
+    return data;
+  }
+
+  void Expect(const Case& c) {
+    Data data = MakeData(c);
+    const std::vector<std::vector<double>> expected = reference::Linear(data.host);
+    cuda::Linear(ctx_, data.device);
+    for (int i = 0; i < c.num_parts; ++i) {
+      data.outs[i].Download();
+      const TensorView& out = data.host.parts[i].out;
+      for (int64_t t = 0; t < out.dims[0]; ++t) {
+        for (int64_t n = 0; n < out.dims[1]; ++n) {
+          const double wanted = expected[i][t * out.dims[1] + n];
+          // Rounding of f32 rows and of f16 results; else only that of sums.
+          const double relative = c.out == DType::kF16 ? 2e-3 : 1e-5;
+          const double bound = relative * (1.0 + std::abs(wanted)) +
+                               (c.x == DType::kF32 ? 1e-3 : 0.0) * std::sqrt(static_cast<double>(c.depth));
+          ASSERT_NEAR(reference::At(out, t, n), wanted, bound) << c << ", part " << i << " [" << t << ", " << n << "]";
+        }
+      }
+    }
+  }
+};
+
+TEST_F(CudaLinearTest, MatchesReferenceAtEveryCountOfRows) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 8, 9, 16, 17, 33}) {
+    Expect({.rows = rows, .depth = 264, .columns = 33});
+    Expect({.rows = rows, .depth = 83, .columns = 19, .out = DType::kF16});
+  }
+}
+
+TEST_F(CudaLinearTest, MatchesReferenceAtEveryDepthAndWidth) {
+  for (const int64_t depth : {1, 7, 8, 9, 255, 256, 257, 1023, 1024, 2056, 4104}) {
+    Expect({.rows = 3, .depth = depth, .columns = 5});
+  }
+  for (const int64_t columns : {1, 2, 15, 16, 17, 100}) Expect({.rows = 2, .depth = 64, .columns = columns});
+}
+
+TEST_F(CudaLinearTest, BiasActivationAndAccumulation) {
+  for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
+    for (const bool accumulate : {false, true}) {
+      for (const bool has_bias : {false, true}) {
+        for (const int64_t rows : {2, 20}) {
+          for (const DType out : {DType::kF32, DType::kF16}) {
+            Expect({.rows = rows,
+                    .depth = 40,
+                    .columns = 21,
+                    .out = out,
+                    .has_bias = has_bias,
+                    .activation = activation,
+                    .accumulate = accumulate});
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaLinearTest, SeveralPartsAndRowsInF32) {
+  for (const int64_t rows : {1, 16, 21}) {
+    Expect({.rows = rows, .depth = 64, .columns = 24, .out = DType::kF16, .num_parts = 3});
+    Expect({.rows = rows, .depth = 64, .columns = 24, .num_parts = 2});
+    Expect({.rows = rows, .depth = 72, .columns = 24, .x = DType::kF32});
+    Expect({.rows = rows, .depth = 75, .columns = 24, .x = DType::kF32, .out = DType::kF16});
+  }
+  // More f32 rows than half of the workspace holds.
+  Expect({.rows = 40, .depth = 2048, .columns = 3, .x = DType::kF32});
+}
+
+TEST_F(CudaLinearTest, ARowHasTheSameBitsHoweverManyComeWithIt) {
+  const Case all{.rows = 16, .depth = 2056, .columns = 37};
+  Data whole = MakeData(all);
+  cuda::Linear(ctx_, whole.device);
+  whole.outs[0].Download();
+  for (const int64_t count : {1, 2, 3, 7, 8}) {
+    Data part = MakeData(all);
+    for (int64_t row = 0; row < all.rows; row += count) {
+      LinearParams p = part.device;
+      const int64_t rows = std::min(count, all.rows - row);
+      p.x = p.x.Rows(row, rows);
+      p.parts[0].out = p.parts[0].out.Rows(row, rows);
+      cuda::Linear(ctx_, p);
+    }
+    part.outs[0].Download();
+    for (int64_t t = 0; t < all.rows; ++t) {
+      for (int64_t n = 0; n < all.columns; ++n) {
+        ASSERT_EQ(reference::At(part.outs[0].host(), t, n), reference::At(whole.outs[0].host(), t, n)) << count;
+      }
+    }
+  }
+}
+
+TEST_F(CudaLinearTest, NaNStaysInItsRow) {
+  const Case c{.rows = 4, .depth = 64, .columns = 20, .activation = Activation::kRelu};
+  Data data = MakeData(c);
+  const uint16_t nan = 0x7e00;
+  std::memcpy(data.x.host().Rows(2, 1).as<uint16_t>() + 63, &nan, 2);
+  data.x.Upload();
+  cuda::Linear(ctx_, data.device);
+  data.outs[0].Download();
+  for (int64_t t = 0; t < 4; ++t) {
+    for (int64_t n = 0; n < 20; ++n) EXPECT_EQ(std::isnan(reference::At(data.outs[0].host(), t, n)), t == 2);
+  }
+}
+
+TEST(LinearPlanTest, RowsChooseTheKernelAndShapesTheSplit) {
+  const DeviceInfo v100{.sm_version = 70, .sm_count = 80};
+  EXPECT_FALSE(PlanLinear(16, 4096, 4096, v100).gemm);
+  EXPECT_TRUE(PlanLinear(17, 4096, 4096, v100).gemm);
+  EXPECT_EQ(PlanLinear(5, 4096, 4096, v100).tile_rows, 8);
+  // 175B on 16 ranks: 768 columns are 384 warps, and 80 multiprocessors want 2,560.
+  EXPECT_EQ(PlanLinear(1, 12288, 768, v100).splits, 1);
+  EXPECT_EQ(PlanLinear(1, 2304, 12288, v100).splits, 4);
+  for (const int64_t rows : {1, 2, 9, 16}) EXPECT_EQ(PlanLinear(rows, 768, 12288, v100).splits, 8);
+}
+
+}  // namespace
+}  // namespace optserve
