@@ -60,6 +60,35 @@ absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_mode
   return KvBudget{.num_blocks = static_cast<int32_t>(blocks), .block_size = config.block_size};
 }
 
+absl::StatusOr<KvBudget> SizeDeviceKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
+                                          int64_t free_bytes) {
+  const int64_t block = config.block_size;
+  const int64_t least = (max_model_len + block - 1) / block;
+  const int64_t needed = least * block * bytes_per_token;
+  const int64_t asked = config.kv_cache_bytes / config.tensor_parallel_size;
+  if (asked > free_bytes) {
+    return ResourceExhausted(
+        "kv_cache_bytes is {}, which is {} bytes on each GPU, but the fullest has {} left: {} too few; lower it",
+        config.kv_cache_bytes, asked, free_bytes, asked - free_bytes);
+  }
+  if (asked > 0 && asked < needed) {
+    return ResourceExhausted(
+        "kv_cache_bytes is {}, but one sequence of {} tokens needs {} bytes; raise it, or lower max_model_len",
+        config.kv_cache_bytes, max_model_len, needed * config.tensor_parallel_size);
+  }
+  if (free_bytes < needed) {
+    return ResourceExhausted(
+        "one sequence of {} tokens needs {} bytes of KV cache on each GPU and the fullest has {} left: {} too few; {} "
+        "tokens would fit; lower max_model_len or raise tensor_parallel_size",
+        max_model_len, needed, free_bytes, needed - free_bytes,
+        std::max<int64_t>(0, free_bytes) / (bytes_per_token * block) * block);
+  }
+  int64_t blocks = (asked > 0 ? asked : free_bytes) / (bytes_per_token * block);
+  if (asked == 0) blocks = std::min(blocks, least * config.max_num_seqs);
+  blocks = std::min(blocks, int64_t{std::numeric_limits<int32_t>::max()} / block);  // slots are 32-bit
+  return KvBudget{.num_blocks = static_cast<int32_t>(blocks), .block_size = config.block_size};
+}
+
 int64_t AvailableMemoryBytes() {
   const int64_t limit = ReadLimit("/sys/fs/cgroup/memory.max");
   if (limit == kUnlimited) return MemAvailable();

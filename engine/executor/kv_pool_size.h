@@ -18,6 +18,12 @@ namespace optserve {
 absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
                                     int64_t available_bytes);
 
+// The same for devices with memory of their own: all of `free_bytes`, what the fullest rank has left beside its weights
+// and activations, may be used. `bytes_per_token` is one rank's. Given kv_cache_bytes, which counts all ranks, as many
+// as fit into it, if they fit into the devices.
+absl::StatusOr<KvBudget> SizeDeviceKvPool(const EngineConfig& config, int64_t max_model_len, int64_t bytes_per_token,
+                                          int64_t free_bytes);
+
 // Bytes that this process can still take: MemAvailable of /proc/meminfo, or what its control group has left if that is
 // less (a container with a memory limit).
 int64_t AvailableMemoryBytes();

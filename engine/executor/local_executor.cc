@@ -14,6 +14,7 @@
 #include "engine/model/load_config.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_weights.h"
+#include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "kernels/common/thread_pool.h"
@@ -40,6 +41,20 @@ absl::Status CheckDType(DTypeChoice dtype, const Checkpoint& checkpoint) {
   return absl::OkStatus();
 }
 
+// What the kernels for GPUs are made for.
+absl::Status CheckCuda(DTypeChoice dtype, int64_t head_size) {
+  if (dtype != DTypeChoice::kAuto && dtype != DTypeChoice::kFloat16) {
+    return InvalidArgument(
+        "--dtype must be float16 on a GPU, whatever the files hold; leave it out, or use --device cpu");
+  }
+  for (const int64_t known : {16, 32, 64, 80, 128}) {
+    if (head_size == known) return absl::OkStatus();
+  }
+  return FailedPrecondition(
+      "the model's heads have {} numbers, and on a GPU they must have 16, 32, 64, 80 or 128; use --device cpu",
+      head_size);
+}
+
 // All ranks in this process, a thread each; rank 0 is the caller's.
 class LocalExecutor final : public Executor {
  public:
@@ -57,18 +72,19 @@ class LocalExecutor final : public Executor {
       return InvalidArgument("--max-model-len is {}, but the model has {} positions; lower it, or leave it out",
                              config_.max_model_len, model_config_.max_positions);
     }
-    OPTSERVE_RETURN_IF_ERROR(CheckDType(config_.dtype, *checkpoint_));
+    // Auto: a GPU if this build and machine have one.
+    if (config_.device == DeviceChoice::kAuto) {
+      config_.device = MakeBackend({.kind = DeviceKind::kCuda}).ok() ? DeviceChoice::kCuda : DeviceChoice::kCpu;
+    }
+    OPTSERVE_RETURN_IF_ERROR(config_.device == DeviceChoice::kCuda ? CheckCuda(config_.dtype, model_config_.head_size())
+                                                                   : CheckDType(config_.dtype, *checkpoint_));
     OPTSERVE_ASSIGN_OR_RETURN(OptTensors tensors, OptTensors::Match(model_config_, *checkpoint_));
-    OPTSERVE_RETURN_IF_ERROR(MakeRanks());
+    OPTSERVE_RETURN_IF_ERROR(MakeRanks(tensors));
     OPTSERVE_RETURN_IF_ERROR(LoadWeights(tensors, progress));
 
     const int64_t max_model_len = config_.max_model_len > 0 ? config_.max_model_len : model_config_.max_positions;
-    const int64_t bytes_per_token = KvCache::BytesPerToken({.num_layers = model_config_.num_layers,
-                                                            .num_heads = model_config_.num_heads,
-                                                            .head_size = model_config_.head_size()});
-    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv,
-                              SizeKvPool(config_, max_model_len, bytes_per_token, AvailableMemoryBytes()));
     const int64_t max_tokens = std::max(config_.max_num_batched_tokens, config_.max_num_seqs);
+    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizePool(max_model_len, max_tokens));
     for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, max_tokens));
 
     StartResult result{.kv = kv};
@@ -120,19 +136,65 @@ class LocalExecutor final : public Executor {
                         fmt::format("rank {}: {}", rank, std::string(result.status().message())));
   }
 
-  absl::Status MakeRanks() {
+  // Before anything is copied: f16 weights, and what a rank shares with others, on a device of its own.
+  absl::Status CheckFits(Backend& backend, const OptTensors& tensors) const {
+    const int64_t free_bytes = backend.FreeBytes();
+    const int64_t all = tensors.num_parameters() * static_cast<int64_t>(SizeOf(DType::kF16));
+    const int64_t needed = all / config_.tensor_parallel_size;
+    if (!backend.info().host_memory && config_.tensor_parallel_size > 1) {
+      return FailedPrecondition("tensor_parallel_size is {}, but this build cannot add up over several GPUs; use 1",
+                                config_.tensor_parallel_size);
+    }
+    if (needed <= free_bytes) return absl::OkStatus();
+    int64_t size = config_.tensor_parallel_size;
+    while (size < 1024 && all / size > free_bytes * 9 / 10) size *= 2;
+    return ResourceExhausted(
+        "{} needs {} bytes for its part of the weights and has {} free: {} too few; a tensor_parallel_size of {} would "
+        "fit",
+        backend.info().name, needed, free_bytes, needed - free_bytes, size);
+  }
+
+  absl::StatusOr<KvBudget> SizePool(int64_t max_model_len, int64_t max_tokens) {
+    KvCache::Shape shape{.num_layers = model_config_.num_layers,
+                         .num_heads = model_config_.num_heads,
+                         .head_size = model_config_.head_size()};
+    if (config_.device != DeviceChoice::kCuda) {
+      return SizeKvPool(config_, max_model_len, KvCache::BytesPerToken(shape), AvailableMemoryBytes());
+    }
+    // What a rank takes later: activations, and a reserve for step inputs and for what the driver rounds up.
+    constexpr int64_t kReserve = int64_t{128} << 20;
+    shape.num_heads /= config_.tensor_parallel_size;
+    shape.dtype = ranks_[0].backend().info().activation_dtype;
+    const int64_t activations = OptModel::ActivationBytes(model_config_, config_.tensor_parallel_size,
+                                                          config_.deterministic_tp, max_tokens, shape.dtype);
+    int64_t free_bytes = ranks_[0].backend().FreeBytes();
+    for (RankWorker& rank : ranks_) free_bytes = std::min(free_bytes, rank.backend().FreeBytes());
+    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizeDeviceKvPool(config_, max_model_len, KvCache::BytesPerToken(shape),
+                                                                  free_bytes - activations - kReserve));
+    Log(LogFormat::kText)
+        .Info("gpu_memory_planned",
+              {{"free_after_weights", free_bytes},
+               {"activations", activations},
+               {"kv_cache", int64_t{kv.num_blocks} * kv.block_size * KvCache::BytesPerToken(shape)},
+               {"kv_tokens", int64_t{kv.num_blocks} * kv.block_size},
+               {"reserve", kReserve}});
+    return kv;
+  }
+
+  absl::Status MakeRanks(const OptTensors& tensors) {
     const int num_ranks = config_.tensor_parallel_size;
     const int num_threads =
         config_.num_threads > 0 ? config_.num_threads : static_cast<int>(std::thread::hardware_concurrency());
+    const bool cuda = config_.device == DeviceChoice::kCuda;
     std::vector<std::unique_ptr<Communicator>> comms = MakeThreadCommunicators(num_ranks);
     for (int rank = 0; rank < num_ranks; ++rank) {
       // The first ranks get what does not divide.
       const int threads = num_threads / num_ranks + (rank < num_threads % num_ranks ? 1 : 0);
-      OPTSERVE_ASSIGN_OR_RETURN(
-          std::unique_ptr<Backend> backend,
-          MakeBackend({.kind = config_.device == DeviceChoice::kCuda ? DeviceKind::kCuda : DeviceKind::kCpu,
-                       .index = rank,
-                       .num_threads = std::max(1, threads)}));
+      OPTSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
+                                MakeBackend({.kind = cuda ? DeviceKind::kCuda : DeviceKind::kCpu,
+                                             .index = rank,
+                                             .num_threads = std::max(1, threads)}));
+      if (cuda) OPTSERVE_RETURN_IF_ERROR(CheckFits(*backend, tensors));
       ranks_.emplace_back(model_config_, std::move(backend), std::move(comms[rank]), config_.deterministic_tp);
     }
     if (num_ranks > 1) {

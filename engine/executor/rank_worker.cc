@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -29,7 +28,8 @@ absl::Status RankWorker::Allocate(const KvBudget& kv, int64_t max_tokens) {
                                                     .num_blocks = kv.num_blocks,
                                                     .num_heads = config_.num_heads / comm_->size(),
                                                     .block_size = kv.block_size,
-                                                    .head_size = config_.head_size()},
+                                                    .head_size = config_.head_size(),
+                                                    .dtype = backend_->info().activation_dtype},
                                                    *backend_));
   OPTSERVE_ASSIGN_OR_RETURN(
       model_, OptModel::Make(config_, std::move(weights_), max_tokens, deterministic_tp_, *kv_, *comm_, *backend_));
@@ -98,11 +98,13 @@ absl::Status RankWorker::InjectFaults(const StepPlan& plan) {
     if (slice.num_cached == 0) continue;
     const int64_t slot = slice.num_cached - 1;
     const TensorView values = kv_->values(0);
-    const std::vector<float> nan(static_cast<size_t>(values.dims[3]), std::numeric_limits<float>::quiet_NaN());
-    float* const at =
-        values.as<float>() +
-        (slice.block_table[slot / block_size_] * values.dims[1] * block_size_ + slot % block_size_) * values.dims[3];
-    backend_->CopyIn(MakeView(at, DType::kF32, values.dims[3]), nan.data());
+    // All bits set are a NaN in every format.
+    const auto element = static_cast<int64_t>(SizeOf(values.dtype));
+    const std::vector<std::byte> nan(static_cast<size_t>(values.dims[3] * element), std::byte{0xff});
+    std::byte* const at = values.as<std::byte>() +
+                          (slice.block_table[slot / block_size_] * values.dims[1] * block_size_ + slot % block_size_) *
+                              values.dims[3] * element;
+    backend_->CopyIn(MakeView(at, values.dtype, values.dims[3]), nan.data());
   }
   return absl::OkStatus();
 }

@@ -19,11 +19,12 @@ class KvCache {
     int64_t num_heads = 0;   // H, of this rank
     int64_t block_size = 0;  // B, tokens
     int64_t head_size = 0;   // D
+    DType dtype = DType::kF32;
   };
 
   // Bytes of one token, keys and values of all layers.
   static int64_t BytesPerToken(const Shape& shape) {
-    return 2 * shape.num_layers * shape.num_heads * shape.head_size * static_cast<int64_t>(sizeof(float));
+    return 2 * shape.num_layers * shape.num_heads * shape.head_size * static_cast<int64_t>(SizeOf(shape.dtype));
   }
 
   static absl::StatusOr<KvCache> Allocate(const Shape& shape, Backend& backend);
@@ -37,7 +38,8 @@ class KvCache {
 
   TensorView View(int64_t index) const {
     const int64_t elements = shape_.num_blocks * shape_.num_heads * shape_.block_size * shape_.head_size;
-    return MakeView(static_cast<float*>(memory_->data()) + index * elements, DType::kF32, shape_.num_blocks,
+    const int64_t bytes = elements * static_cast<int64_t>(SizeOf(shape_.dtype));
+    return MakeView(static_cast<std::byte*>(memory_->data()) + index * bytes, shape_.dtype, shape_.num_blocks,
                     shape_.num_heads, shape_.block_size, shape_.head_size);
   }
 

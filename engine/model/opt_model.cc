@@ -30,44 +30,61 @@ absl::StatusOr<OptModel> OptModel::Make(const OptConfig& config, OptWeights weig
   return model;
 }
 
-absl::Status OptModel::AllocateActivations(int64_t max_tokens) {
-  Activations& a = activations_;
-  const bool several = comm_->size() > 1;
+int64_t OptModel::ActivationBytes(const OptConfig& config, int num_ranks, bool deterministic_tp, int64_t max_tokens,
+                                  DType dtype) {
+  Activations unused;
+  const int32_t num_slices = deterministic_tp ? NumTreeSlices(config) / num_ranks : 0;
+  return LayOut(config, num_ranks, num_slices, max_tokens, dtype, nullptr, unused);
+}
+
+int64_t OptModel::LayOut(const OptConfig& config, int num_ranks, int32_t num_slices, int64_t max_tokens, DType dtype,
+                         std::byte* memory, Activations& a) {
+  const bool several = num_ranks > 1;
   // A pair of slices is summed in one place; each half of more slices than that needs one.
-  const int64_t num_levels = num_slices_ > 0
-                                 ? std::max(1, static_cast<int>(std::bit_width(static_cast<unsigned>(num_slices_))) - 1)
+  const int64_t num_levels = num_slices > 0
+                                 ? std::max(1, static_cast<int>(std::bit_width(static_cast<unsigned>(num_slices))) - 1)
                              : several ? 1
                                        : 0;
-  const int64_t vocab_rows = VocabRowsPerRank(config_.vocab_size, comm_->size());
+  const int64_t width = config.num_heads / num_ranks * config.head_size();
+  const int64_t vocab_rows = VocabRowsPerRank(config.vocab_size, num_ranks);
+  const int64_t projected = config.has_projections() ? 1 : 0;
   struct Want {
     TensorView* view;
     int64_t rows;
     int64_t columns;
+    DType dtype = DType::kF32;
   };
-  const std::array<Want, 12> wants = {{
-      {&a.embed, config_.has_projections() ? max_tokens : 0, config_.embed_size},
-      {&a.x, max_tokens, config_.hidden_size},
-      {&a.h, max_tokens, config_.hidden_size},
-      {&a.qkv, max_tokens, 3 * local_width()},
-      {&a.attn, max_tokens, local_width()},
-      {&a.ffn, max_tokens, config_.ffn_size / comm_->size()},
-      {&a.partial, num_levels * max_tokens, config_.hidden_size},
-      {&a.rows, kLogitTile, config_.hidden_size},
-      {&a.embed_rows, config_.has_projections() ? kLogitTile : 0, config_.embed_size},
+  const std::array<Want, 13> wants = {{
+      {&a.embed, projected * max_tokens, config.embed_size},
+      {&a.x, max_tokens, config.hidden_size},
+      {&a.h, max_tokens, config.hidden_size, dtype},
+      {&a.qkv, max_tokens, 3 * width, dtype},
+      {&a.attn, max_tokens, width, dtype},
+      {&a.ffn, max_tokens, config.ffn_size / num_ranks, dtype},
+      {&a.partial, num_levels * max_tokens, config.hidden_size},
+      {&a.rows, kLogitTile, config.hidden_size},
+      {&a.head_rows, config.final_layer_norm ? kLogitTile : 0, config.hidden_size, dtype},
+      {&a.embed_rows, projected * kLogitTile, config.embed_size, dtype},
       {&a.logits_shard, several ? kLogitTile : 0, vocab_rows},
-      {&a.gathered, several ? comm_->size() : 0, kLogitTile * vocab_rows},
-      {&a.logits, kLogitTile, config_.vocab_size},
+      {&a.gathered, several ? num_ranks : 0, kLogitTile * vocab_rows},
+      {&a.logits, kLogitTile, config.vocab_size},
   }};
-  constexpr int64_t kLine = 16;  // floats; every array starts on a cache line
-  const auto padded = [](const Want& want) { return (want.rows * want.columns + kLine - 1) / kLine * kLine; };
-  int64_t floats = 0;
-  for (const Want& want : wants) floats += padded(want);
-  OPTSERVE_ASSIGN_OR_RETURN(memory_, backend_->Allocate(static_cast<size_t>(floats) * sizeof(float)));
-  float* at = static_cast<float*>(memory_->data());
+  constexpr int64_t kLine = 64;  // bytes; every array starts on a cache line
+  int64_t bytes = 0;
   for (const Want& want : wants) {
-    *want.view = MakeView(at, DType::kF32, want.rows, want.columns);
-    at += padded(want);
+    *want.view = MakeView(memory != nullptr ? memory + bytes : nullptr, want.dtype, want.rows, want.columns);
+    bytes += (static_cast<int64_t>(want.view->num_bytes()) + kLine - 1) / kLine * kLine;
   }
+  return bytes;
+}
+
+absl::Status OptModel::AllocateActivations(int64_t max_tokens) {
+  const DType dtype = backend_->info().activation_dtype;
+  Activations unused;
+  const int64_t bytes = LayOut(config_, comm_->size(), num_slices_, max_tokens, dtype, nullptr, unused);
+  OPTSERVE_ASSIGN_OR_RETURN(memory_, backend_->Allocate(static_cast<size_t>(bytes)));
+  LayOut(config_, comm_->size(), num_slices_, max_tokens, dtype, static_cast<std::byte*>(memory_->data()),
+         activations_);
   return absl::OkStatus();
 }
 
@@ -78,9 +95,12 @@ void OptModel::Forward(const StepInputs& in) {
         {.k_cache = kv_->keys(layer), .v_cache = kv_->values(layer), .src = in.copy_src, .dst = in.copy_dst});
   }
   Embed(in, x);
+  // What a layer's halves read: with pre-LN the norm of x, which the half before has made; else x.
+  const TensorView h = config_.layer_norm_first ? activations_.h.Rows(0, in.num_tokens) : x;
+  if (config_.layer_norm_first) Norm(weights_.layers[0].attn_norm, x, h);
   for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
-    SelfAttention(layer, in, x);
-    FeedForward(layer, x);
+    SelfAttention(layer, in, x, h);
+    FeedForward(layer, x, h);
   }
 }
 
@@ -96,14 +116,10 @@ void OptModel::Embed(const StepInputs& in, const TensorView& x) {
   backend_->PositionEmbedding({.x = x, .positions = in.positions, .table = weights_.embed_positions});
 }
 
-// x += Attention(LayerNorm(x)); a decoder layer's first half. Pre-LN except OPT-350M, where the norm comes last.
-void OptModel::SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x) {
+// x += Attention(h), with h = LayerNorm(x); a decoder layer's first half. Pre-LN except OPT-350M, where h is x and the
+// norm comes last.
+void OptModel::SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x, const TensorView& h) {
   const LayerWeights& w = weights_.layers[layer];
-  TensorView h = x;
-  if (config_.layer_norm_first) {
-    h = activations_.h.Rows(0, in.num_tokens);
-    Norm(w.attn_norm, x, h);
-  }
   const TensorView qkv = activations_.qkv.Rows(0, in.num_tokens);
   const auto part = [&](int64_t i) { return qkv.Columns(i * local_width(), local_width()); };
   backend_->Linear(
@@ -118,8 +134,7 @@ void OptModel::SelfAttention(int32_t layer, const StepInputs& in, const TensorVi
                      .slots = in.slots});
   const TensorView attn = activations_.attn.Rows(0, in.num_tokens);
   Attend(layer, in, heads(part(0)), heads(attn));
-  RowParallel(w.out, attn, x);
-  if (!config_.layer_norm_first) Norm(w.attn_norm, x, x);
+  RowParallel(w.out, attn, x, config_.layer_norm_first ? &w.ffn_norm : &w.attn_norm, h);
 }
 
 // The decoding sequences' tokens come first in a step, then the prefill chunks.
@@ -149,39 +164,41 @@ void OptModel::Attend(int32_t layer, const StepInputs& in, const TensorView& q, 
   }
 }
 
-// x += FC2(activation(FC1(LayerNorm(x)))); a decoder layer's second half.
-void OptModel::FeedForward(int32_t layer, const TensorView& x) {
+// x += FC2(activation(FC1(h))), with h = LayerNorm(x); a decoder layer's second half.
+void OptModel::FeedForward(int32_t layer, const TensorView& x, const TensorView& h) {
   const LayerWeights& w = weights_.layers[layer];
-  TensorView h = x;
-  if (config_.layer_norm_first) {
-    h = activations_.h.Rows(0, x.dims[0]);
-    Norm(w.ffn_norm, x, h);
-  }
   const TensorView ffn = activations_.ffn.Rows(0, x.dims[0]);
   backend_->Linear({.x = h, .parts = {{{w.fc1.weight, w.fc1.bias, ffn}}}, .activation = config_.activation});
-  RowParallel(w.fc2, ffn, x);
-  if (!config_.layer_norm_first) Norm(w.ffn_norm, x, x);
+  const NormWeights* norm = &w.ffn_norm;
+  if (config_.layer_norm_first) norm = layer + 1 < config_.num_layers ? &weights_.layers[layer + 1].attn_norm : nullptr;
+  RowParallel(w.fc2, ffn, x, norm, h);
 }
 
 void OptModel::Norm(const NormWeights& norm, const TensorView& x, const TensorView& out) {
   backend_->LayerNorm({.out = out, .x = x, .weight = norm.weight, .bias = norm.bias});
 }
 
-void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& residual) {
+void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& x,
+                           const NormWeights* norm, const TensorView& out) {
+  const auto finish = [&](const TensorView& partial) {
+    const AddBiasResidualParams add{.x = x, .partial = partial, .bias = linear.bias};
+    if (norm == nullptr) return backend_->AddBiasResidual(add);
+    backend_->AddBiasResidualNorm(add, {.out = out, .x = x, .weight = norm->weight, .bias = norm->bias});
+  };
   if (num_slices_ > 0) {
     const TensorView partial = SumSlices(linear.weight, input, 0, num_slices_, 0);
     comm_->AllReduceSum(partial);
-    backend_->AddBiasResidual({.x = residual, .partial = partial, .bias = linear.bias});
-    return;
+    return finish(partial);
   }
   if (comm_->size() == 1) {
-    backend_->Linear({.x = input, .parts = {{{linear.weight, linear.bias, residual}}}, .accumulate = true});
+    backend_->Linear({.x = input, .parts = {{{linear.weight, linear.bias, x}}}, .accumulate = true});
+    if (norm != nullptr) Norm(*norm, x, out);
     return;
   }
   const TensorView partial = activations_.partial.Rows(0, input.dims[0]);
   backend_->Linear({.x = input, .parts = {{{.weight = linear.weight, .out = partial}}}});
   comm_->AllReduceSum(partial);
-  backend_->AddBiasResidual({.x = residual, .partial = partial, .bias = linear.bias});
+  finish(partial);
 }
 
 // The ranks' slices are aligned subtrees of one tree over all of them, which AllReduceSum completes.
@@ -208,7 +225,11 @@ TensorView OptModel::Logits(const StepInputs& in, int64_t begin, int64_t count) 
   const Activations& a = activations_;
   TensorView rows = a.rows.Rows(0, count);
   backend_->GatherRows({.out = rows, .x = a.x.Rows(0, in.num_tokens), .rows = in.logit_rows.Rows(begin, count)});
-  if (config_.final_layer_norm) Norm(weights_.final_norm, rows, rows);
+  if (config_.final_layer_norm) {
+    const TensorView normalised = a.head_rows.Rows(0, count);
+    Norm(weights_.final_norm, rows, normalised);
+    rows = normalised;
+  }
   if (config_.has_projections()) {
     const TensorView projected = a.embed_rows.Rows(0, count);
     backend_->Linear({.x = rows, .parts = {{{.weight = weights_.project_out, .out = projected}}}});

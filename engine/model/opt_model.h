@@ -26,6 +26,10 @@ class OptModel {
   static absl::StatusOr<OptModel> Make(const OptConfig& config, OptWeights weights, int64_t max_tokens,
                                        bool deterministic_tp, KvCache& kv, Communicator& comm, Backend& backend);
 
+  // Bytes that a rank of `num_ranks` allocates for it.
+  static int64_t ActivationBytes(const OptConfig& config, int num_ranks, bool deterministic_tp, int64_t max_tokens,
+                                 DType dtype);
+
   // Computes all tokens of a step and stores their keys and values. The hidden states stay for Logits.
   void Forward(const StepInputs& in);
 
@@ -34,17 +38,19 @@ class OptModel {
   TensorView Logits(const StepInputs& in, int64_t begin, int64_t count);
 
  private:
-  // Activations of one step, [T, ...] each; views of one buffer.
+  // Activations of one step, [T, ...] each; views of one buffer. f32, or where it says a the backend's
+  // activation_dtype.
   struct Activations {
     TensorView embed;         // [T, w]; with projections only
     TensorView x;             // [T, E]: the residual stream
-    TensorView h;             // [T, E]: normalised
-    TensorView qkv;           // [T, 3 * H * D]
-    TensorView attn;          // [T, H * D]
-    TensorView ffn;           // [T, F / ranks]
+    TensorView h;             // [T, E] a: normalised
+    TensorView qkv;           // [T, 3 * H * D] a
+    TensorView attn;          // [T, H * D] a
+    TensorView ffn;           // [T, F / ranks] a
     TensorView partial;       // [levels * T, E]: one rank's summand, and those of its tree that wait; see RowParallel
     TensorView rows;          // [kLogitTile, E]
-    TensorView embed_rows;    // [kLogitTile, w]; with projections only
+    TensorView head_rows;     // [kLogitTile, E] a: normalised; with a final norm only
+    TensorView embed_rows;    // [kLogitTile, w] a; with projections only
     TensorView logits_shard;  // [kLogitTile, V / ranks]; with several ranks only
     TensorView gathered;      // [ranks, kLogitTile * V / ranks]; with several ranks only
     TensorView logits;        // [kLogitTile, V]
@@ -59,15 +65,19 @@ class OptModel {
         comm_(&comm),
         backend_(&backend) {}
 
+  // Lays them out one after the other from `memory` on. Returns the bytes.
+  static int64_t LayOut(const OptConfig& config, int num_ranks, int32_t num_slices, int64_t max_tokens, DType dtype,
+                        std::byte* memory, Activations& activations);
   absl::Status AllocateActivations(int64_t max_tokens);
 
   void Embed(const StepInputs& in, const TensorView& x);
-  void SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x);
-  void FeedForward(int32_t layer, const TensorView& x);
+  void SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x, const TensorView& h);
+  void FeedForward(int32_t layer, const TensorView& x, const TensorView& h);
   void Attend(int32_t layer, const StepInputs& in, const TensorView& q, const TensorView& out);
   void Norm(const NormWeights& norm, const TensorView& x, const TensorView& out);
-  // residual += input * weight^T, summed over ranks, + bias once.
-  void RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& residual);
+  // x += input * weight^T, summed over ranks, + bias once; then, with a norm, out = Norm(x), in the same pass over x.
+  void RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& x, const NormWeights* norm,
+                   const TensorView& out);
   // The sum of slices [first, first + count) of input * weight^T over K, by a binary tree; its place is the level's.
   TensorView SumSlices(const TensorView& weight, const TensorView& input, int32_t first, int32_t count, int32_t level);
   TensorView Partial(int32_t level, int64_t num_tokens) const {
