@@ -66,7 +66,7 @@ absl::StatusOr<KvBudget> SizeDeviceKvPool(const EngineConfig& config, int64_t ma
   const int64_t least = (max_model_len + block - 1) / block;
   const int64_t needed = least * block * bytes_per_token;
   const int64_t asked = config.kv_cache_bytes / config.tensor_parallel_size;
-  if (asked > free_bytes) {
+  if (asked > 0 && asked > free_bytes) {
     return ResourceExhausted(
         "kv_cache_bytes is {}, which is {} bytes on each GPU, but the fullest has {} left: {} too few; lower it",
         config.kv_cache_bytes, asked, free_bytes, asked - free_bytes);
@@ -80,7 +80,7 @@ absl::StatusOr<KvBudget> SizeDeviceKvPool(const EngineConfig& config, int64_t ma
     return ResourceExhausted(
         "one sequence of {} tokens needs {} bytes of KV cache on each GPU and the fullest has {} left: {} too few; {} "
         "tokens would fit; lower max_model_len or raise tensor_parallel_size",
-        max_model_len, needed, free_bytes, needed - free_bytes,
+        max_model_len, needed, std::max<int64_t>(0, free_bytes), needed - free_bytes,
         std::max<int64_t>(0, free_bytes) / (bytes_per_token * block) * block);
   }
   int64_t blocks = (asked > 0 ? asked : free_bytes) / (bytes_per_token * block);

@@ -1,0 +1,19 @@
+# The CUDA language and the flags of .cu files. Which toolkit: CMAKE_CUDA_COMPILER, set by the presets cuda and cuda12.
+
+# One CUDA runtime in the process, the shared one that CUDA::cudart brings to the C++ targets.
+set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+# CMake 3.25 does not know that nvcc 12 and 13 speak C++20.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+find_package(CUDAToolkit REQUIRED)
+
+# A kernel that spills its registers does not compile, whatever the architecture.
+add_library(optserve_cuda_flags INTERFACE)
+target_include_directories(optserve_cuda_flags INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(optserve_cuda_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --Werror=all-warnings -Xptxas=-warn-spills,-warn-lmem-usage>)

@@ -1,0 +1,154 @@
+// Models on the CUDA backend, run by hand-made plans: the same greedy tokens as on the CPU, on 1, 2 and 4 ranks, on
+// both generations of attention kernels; and what is refused.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine/executor/executor.h"
+#include "tests/support/golden_models.h"
+#include "tests/support/plan_runner.h"
+#include "tests/support/test_data.h"
+
+namespace optserve {
+namespace {
+
+// A setting of the emulated machine while it is in scope.
+class Setting {
+ public:
+  Setting(const char* name, const std::string& value) : name_(name) { setenv(name, value.c_str(), 1); }
+  ~Setting() { unsetenv(name_); }
+  Setting(const Setting&) = delete;
+
+ private:
+  const char* name_;
+};
+
+struct Started {
+  std::unique_ptr<Executor> executor;
+  StartResult start;
+};
+
+absl::StatusOr<Started> Start(const std::string& directory, int32_t ranks, DeviceChoice device) {
+  EngineConfig config;
+  config.model_path = directory;
+  config.device = device;
+  config.tensor_parallel_size = ranks;
+  config.max_num_seqs = 8;
+  config.num_threads = ranks;
+  absl::StatusOr<std::unique_ptr<Executor>> executor = MakeLocalExecutor(config);
+  if (!executor.ok()) return executor.status();
+  const absl::StatusOr<StartResult> start = (*executor)->Start(nullptr);
+  if (!start.ok()) return start.status();
+  return Started{*std::move(executor), *start};
+}
+
+std::vector<RunResult> RunModel(const std::string& directory, int32_t ranks, DeviceChoice device,
+                                const std::vector<std::vector<int32_t>>& prompts, const RunOptions& options) {
+  absl::StatusOr<Started> run = Start(directory, ranks, device);
+  if (!run.ok()) throw std::runtime_error(run.status().ToString());
+  return RunPrompts(*run->executor, run->start.kv, prompts, options);
+}
+
+// Weights and activations of f16 against Hugging Face's f32.
+constexpr float kHalfTolerance = 3e-2f;
+
+struct GoldenCase {
+  const char* model;
+  const char* sm_version;
+  int32_t ranks;
+};
+
+class CudaGoldenModels : public testing::TestWithParam<GoldenCase> {};
+
+TEST_P(CudaGoldenModels, AreCloseToTransformers) {
+  const auto& [name, sm_version, ranks] = GetParam();
+  const GoldenModel model = LoadGoldenModel(name);
+  const Setting setting("OPTSERVE_EMULATOR_SM", sm_version);
+  std::vector<std::vector<int32_t>> prompts;
+  for (size_t i = 0; i < std::min<size_t>(2, model.prompts.size()); ++i) prompts.push_back(model.prompts[i].ids);
+  const std::vector<RunResult> results = RunModel(model.directory, ranks, DeviceChoice::kCuda, prompts,
+                                                  {.max_new_tokens = 2, .chunk = 40, .batched = true});
+  for (size_t i = 0; i < results.size(); ++i) {
+    SCOPED_TRACE(model.prompts[i].name);
+    ASSERT_EQ(results[i].prompt_scores.size(), model.prompts[i].token_logprobs.size());
+    for (size_t t = 0; t < results[i].prompt_scores.size(); ++t) {
+      ASSERT_NEAR(results[i].prompt_scores[t].logprob, model.prompts[i].token_logprobs[t], kHalfTolerance) << t;
+    }
+    ASSERT_NEAR(results[i].generated[0].logprob, model.prompts[i].greedy_logprobs[0], kHalfTolerance);
+  }
+}
+
+// Every head size, both orders of the norms, projections, every format of weights, no affine norm, odd widths.
+INSTANTIATE_TEST_SUITE_P(
+    Models, CudaGoldenModels,
+    testing::Values(GoldenCase{"preln_d64", "80", 2}, GoldenCase{"preln_d128", "70", 1},
+                    GoldenCase{"preln_d128", "80", 1}, GoldenCase{"preln_d80", "70", 2},
+                    GoldenCase{"preln_d80", "80", 1}, GoldenCase{"postln_proj", "70", 2},
+                    GoldenCase{"no_final_layer_norm", "80", 1}, GoldenCase{"galactica_f32", "70", 1},
+                    GoldenCase{"noprefix_lmhead_bf16", "80", 4}, GoldenCase{"odd_multi_eos", "70", 1}),
+    [](const auto& info) { return std::string(info.param.model) + "_sm" + info.param.sm_version; });
+
+const std::string kDemo = std::string(OPTSERVE_SOURCE_DIR) + "/deploy/demo-model";
+const std::vector<std::vector<int32_t>> kDemoPrompts = {{2, 51, 262, 1100}};
+
+TEST(CudaDemoModel, GreedyTokensAreTheCpusOnAnyNumberOfRanks) {
+  const RunOptions options{.max_new_tokens = 2};
+  const std::vector<RunResult> cpu = RunModel(kDemo, 1, DeviceChoice::kCpu, kDemoPrompts, options);
+  for (const int32_t ranks : {1, 2, 4}) {
+    const std::vector<RunResult> cuda = RunModel(kDemo, ranks, DeviceChoice::kCuda, kDemoPrompts, options);
+    for (size_t i = 0; i < cpu.size(); ++i) {
+      ASSERT_EQ(cuda[i].generated.size(), cpu[i].generated.size());
+      for (size_t t = 0; t < cpu[i].generated.size(); ++t) {
+        EXPECT_EQ(cuda[i].generated[t].id, cpu[i].generated[t].id) << ranks << " ranks, token " << t;
+        EXPECT_NEAR(cuda[i].generated[t].logprob, cpu[i].generated[t].logprob, kHalfTolerance);
+      }
+    }
+  }
+}
+
+std::string RefusalOf(int32_t ranks, DeviceChoice device = DeviceChoice::kCuda) {
+  const absl::StatusOr<Started> run = Start(kDemo, ranks, device);
+  return run.ok() ? "" : run.status().ToString();
+}
+
+TEST(CudaRefusals, FewerDevicesThanRanks) {
+  const Setting devices("OPTSERVE_EMULATOR_DEVICES", "2");
+  EXPECT_THAT(RefusalOf(4), testing::HasSubstr("rank 2 needs a GPU of its own and there are 2"));
+  EXPECT_EQ(RefusalOf(2), "");
+}
+
+TEST(CudaRefusals, NoDevice) {
+  const Setting devices("OPTSERVE_EMULATOR_DEVICES", "0");
+  EXPECT_THAT(RefusalOf(1), testing::HasSubstr("needs a GPU of its own and there are 0"));
+  EXPECT_EQ(RefusalOf(1, DeviceChoice::kAuto), "");  // the CPU
+}
+
+TEST(CudaRefusals, TooLittleMemoryForTheWorkspaceTheWeightsAndTheCache) {
+  {
+    const Setting memory("OPTSERVE_EMULATOR_MEMORY", "50000000");
+    EXPECT_THAT(RefusalOf(1), testing::HasSubstr("has 50000000 bytes of memory free and 67108864 are needed: 17108864 "
+                                                 "too few"));
+  }
+  constexpr int64_t kOwn = (int64_t{64} << 20) + (int64_t{1} << 20);  // the backend's workspace and counters
+  {
+    const Setting memory("OPTSERVE_EMULATOR_MEMORY", std::to_string(kOwn + 5'000'000));
+    EXPECT_THAT(RefusalOf(1), testing::AllOf(testing::HasSubstr("5000000 free"), testing::HasSubstr("too few"),
+                                             testing::HasSubstr("tensor_parallel_size of 4 would fit")));
+  }
+  {
+    const Setting memory("OPTSERVE_EMULATOR_MEMORY", std::to_string(kOwn + 100'000'000));
+    EXPECT_THAT(RefusalOf(1),
+                testing::AllOf(testing::HasSubstr("KV cache on each GPU"), testing::HasSubstr("too few")));
+  }
+}
+
+}  // namespace
+}  // namespace optserve
