@@ -100,16 +100,24 @@ GPU_DEVICE unsigned SharedAddress(const void* p) { return static_cast<unsigned>(
 
 // Four 8 x 8 matrices of halves; lane 8 j + i says where row i of matrix j lies, 16-byte aligned. From sm_75.
 GPU_DEVICE void LdmatrixX4(uint32_t (&r)[4], const void* row) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 750
   GPU_ASM("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
           : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
           : "r"(SharedAddress(row))
           : "memory");
+#else
+  __trap();  // the plan never chooses this variant there
+#endif
 }
 GPU_DEVICE void LdmatrixX4Transposed(uint32_t (&r)[4], const void* row) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 750
   GPU_ASM("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
           : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
           : "r"(SharedAddress(row))
           : "memory");
+#else
+  __trap();  // the plan never chooses this variant there
+#endif
 }
 
 // d += a * b, f16 in, f32 sums. On sm_75 two steps of half the depth.
@@ -126,7 +134,7 @@ GPU_DEVICE void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_
           : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
           : "r"(a[2]), "r"(a[3]), "r"(b[1]));
 #elif defined(__CUDA_ARCH__)
-  __trap();  // no such instruction: the plan never chooses this variant there
+  __trap();  // the plan never chooses this variant there
 #endif
 }
 
