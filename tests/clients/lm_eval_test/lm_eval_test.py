@@ -1,16 +1,21 @@
 """lm-evaluation-harness, pointed at our server: the scores of its own Hugging Face model, whichever way it asks.
 
-reference.json has those scores; make_reference.py makes it. Multiple choice and perplexity are asked for as ids, as
-lm-eval does by default: asked for as text, it counts tokens without the BOS that OPT's tokenizer, and so the server,
-puts in front, and reads the log probabilities one off.
+reference.json has those scores; make_reference.py makes it.
+
+Ids, lm-eval's default, are scored as they come. For texts lm-eval counts the tokens of the context itself, without the BOS
+that OPT's tokenizer puts in front and so does the server, and has no way to ask for texts without it; with add_bos_token it
+sends BOS as text, which OPT's tokenizer answers with two. Scores of texts are therefore right where the tokenizer adds none:
+serve a copy of the model whose tokenizer_config.json says "add_bos_token": false. What is generated is right either way.
 """
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
 from evaluation import CONTEXT, evaluate
+from harness import MODEL, Server
 
 REFERENCE = json.loads((pathlib.Path(__file__).parent / "reference.json").read_text())
 
@@ -43,6 +48,22 @@ def same(mine, other):
 @pytest.mark.parametrize("batch_size, num_concurrent", [(1, 1), (8, 1), (1, 8), (8, 8)])
 def test_scores_of_ids_are_those_of_transformers(server, cache, batch_size, num_concurrent):
     check(scores(server, cache, batch_size, num_concurrent), REFERENCE["ids"])
+
+
+@pytest.fixture(scope="module")
+def server_without_bos(tmp_path_factory):
+    model = tmp_path_factory.mktemp("model") / "demo-model"
+    shutil.copytree(MODEL, model)
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "add_bos_token": False}))
+    with Server(model=model) as running:
+        yield running
+
+
+@pytest.mark.parametrize("batch_size, num_concurrent", [(1, 1), (8, 1), (1, 8), (8, 8)])
+def test_scores_of_texts_are_those_of_transformers(server_without_bos, cache, batch_size, num_concurrent):
+    ours = scores(server_without_bos, cache, batch_size, num_concurrent, tokenized_requests=False)
+    check(ours, REFERENCE["ids"])
 
 
 @pytest.mark.parametrize("batch_size, num_concurrent", [(1, 1), (8, 8)])
