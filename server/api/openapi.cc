@@ -16,7 +16,7 @@ constexpr std::string_view kCompletion =
     "responses": {
       "200": {"description": "The choices; streamed: one chunk for each token, then data: [DONE]", "content": {
         "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}},
-        "text/event-stream": {"schema": {"type": "string"}}}},
+        "text/event-stream": {"schema": {"description": "an event's data is a chunk: as Completion, but usage only where asked for; or [DONE]"}}}},
       "400": {"$ref": "#/components/responses/Error"}, "401": {"$ref": "#/components/responses/Error"},
       "404": {"$ref": "#/components/responses/Error"}, "413": {"$ref": "#/components/responses/Error"},
       "415": {"$ref": "#/components/responses/Error"}, "429": {"$ref": "#/components/responses/Error"},
@@ -69,9 +69,6 @@ constexpr std::string_view kDocument = R"json({
       "200": {"description": "The tokenizer", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TokenizerInfo"}}}},
       "400": {"$ref": "#/components/responses/Error"}, "401": {"$ref": "#/components/responses/Error"},
       "503": {"$ref": "#/components/responses/Error"}}}},
-  "/v1/chat/completions": {"post": {
-    "operationId": "chat", "summary": "Always 404 chat_not_supported: OPT has no chat template", "deprecated": true, "security": [{}],
-    "responses": {"404": {"$ref": "#/components/responses/Error"}}}},
   "/openapi.json": {"get": {
     "operationId": "openapi", "summary": "This document", "security": [{}],
     "responses": {"200": {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}}}},

@@ -93,7 +93,9 @@ TEST(HttpServerTest, TheApiDescribesItself) {
   EXPECT_EQ(capabilities.at("fields").at("n").at("maximum"), 128);
   const nlohmann::json document = nlohmann::json::parse(HttpGet(server.port(), "/openapi.json").body);
   std::set<std::string> routes;
-  for (const Route& route : Routes()) routes.emplace(route.path);
+  for (const Route& route : Routes()) {
+    if (!route.method.empty()) routes.emplace(route.path);  // without: it is there to be refused
+  }
   std::set<std::string> documented;
   for (const auto& [path, operations] : document.at("paths").items()) documented.insert(path);
   EXPECT_EQ(documented, routes);
