@@ -164,7 +164,10 @@ Task<bool> Connection::ReadRequest(bool is_first) {
       in_.clear();
       in_begin_ = 0;
     }
-    if (parser_.failed()) co_return co_await Refuse(ErrorResponse(parser_.status(), parser_.message()));
+    if (parser_.failed()) {
+      const std::string_view code = parser_.status() == 413 ? kRequestTooLarge : "";
+      co_return co_await Refuse(ErrorResponse(parser_.status(), parser_.message(), code));
+    }
     if (parser_.done()) break;
     if (parser_.body_size() > kUncheckedBodyBytes) {
       if (refusal_) co_return co_await Refuse(*refusal_);
@@ -310,7 +313,10 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
   for (;;) {
     WatchInput();
     unsigned reason = 0;
-    if (!gone_) reason = co_await wakeup_.Next();
+    // Events that were held back while the client was behind are not told of again, and once it has taken all there was
+    // the socket tells nothing either.
+    const bool held_back = has_events && !done && output_size() == 0;
+    if (!gone_ && !held_back) reason = co_await wakeup_.Next();
     if (gone_ || (reason & kDeadline)) {  // it left, or reads nothing
       call.Cancel();
       broken_ = true;

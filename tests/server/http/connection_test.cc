@@ -153,12 +153,14 @@ TEST(ConnectionTest, TooLongABodyIsRefusedUnreadAndTheAnswerArrives) {
   client.Send(body);  // as careless clients do
   const WireResponse response = client.Receive();
   EXPECT_EQ(response.status, 413);
-  ErrorCodeOf(response);
+  EXPECT_EQ(ErrorCodeOf(response), "request_too_large");
   HttpClient chunks(server.port());
   chunks.Send("POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
   std::string chunk = "10000\r\n" + std::string(0x10000, 'x') + "\r\n";
   for (int i = 0; i < 17; ++i) chunks.Send(chunk);
-  EXPECT_EQ(chunks.Receive().status, 413);
+  const WireResponse too_many_chunks = chunks.Receive();
+  EXPECT_EQ(too_many_chunks.status, 413);
+  EXPECT_EQ(ErrorCodeOf(too_many_chunks), "request_too_large");
 }
 
 TEST(ConnectionTest, TextAbove2MiBIsTooLongButIdsAreNot) {
@@ -166,6 +168,7 @@ TEST(ConnectionTest, TextAbove2MiBIsTooLongButIdsAreNot) {
   const WireResponse text =
       HttpPost(server.port(), "/v1/completions", "{\"prompt\":\"" + std::string(3 << 20, 'x') + "\"}");
   EXPECT_EQ(text.status, 413);
+  EXPECT_EQ(ErrorCodeOf(text), "request_too_large");
   std::string ids = "{\"prompt\":[5";
   while (ids.size() < (3 << 20)) ids += ",1234";
   ids += "]}";

@@ -259,6 +259,26 @@ TEST(SlowReaderTest, WhoComesBackInTimeGetsEverything) {
   EXPECT_EQ(events, 8u * 50u + 1u);
 }
 
+// What was held back because the client was behind goes on when one write takes all that was in the way: then neither
+// the socket nor the engine has anything more to say.
+TEST(SlowReaderTest, WhatWasHeldBackFollowsWhenAllElseIsTakenAtOnce) {
+  TestServer::Setup setup;
+  setup.engine.pace = kByHand;
+  setup.http.limits.stream_bytes = 1;
+  setup.http.limits.send_buffer_bytes = 32 * 1024;
+  TestServer server(std::move(setup));
+  HttpClient client(server.port(), /*receive_buffer_bytes=*/4096);
+  client.Post("/v1/completions", LongStreamBody(50));
+  ASSERT_TRUE(Eventually([&] { return server.engine().num_live() == 8; }));
+  while (server.engine().Step()) {
+    // So that the server takes the steps one by one; whatever it takes together, the client must get all of it.
+    std::this_thread::sleep_for(Milliseconds(2));
+  }
+  const WireResponse response = client.Receive();
+  EXPECT_TRUE(response.whole);
+  EXPECT_TRUE(response.body.ends_with("data: [DONE]\n\n"));
+}
+
 TEST(SlowReaderTest, AWholeAnswerThatIsNotReadEndsTheConnection) {
   TestServer::Setup setup;
   setup.http.limits.stall_time = Milliseconds(200);
