@@ -2,6 +2,8 @@
 
 import importlib
 import pathlib
+import signal
+import socket
 import struct
 import sys
 
@@ -15,7 +17,7 @@ from grpc_tools import protoc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from harness import REFERENCE, ROOT
+from harness import REFERENCE, ROOT, Server
 
 SERVICE = "optserve.v1.Completion"
 SAMPLED = {"prompt": ["Call me Ishmael.", "It was the best of times"], "max_tokens": 12, "n": 2, "seed": 7,
@@ -211,6 +213,52 @@ def test_a_deadline_ends_the_call(pb, stub, server):
     request.timeout = 0.02
     assert error_of(lambda: list(stub.Stream(request, timeout=60))).code() == grpc.StatusCode.DEADLINE_EXCEEDED
     server.wait_for_metric("optserve_requests_running", 0)
+
+
+def test_a_deadline_ends_a_call_that_waits_in_the_queue(pb):
+    """With room for one request, the second one's deadline passes before it gets a token."""
+    with Server("--max-num-seqs", 1) as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = pb[1].CompletionStub(channel)
+        first = stub.Stream(message_of(pb, {"prompt": "Call me", "max_tokens": 900, "ignore_eos": True}), timeout=60)
+        next(first)
+        waiting = message_of(pb, {"prompt": "It was", "max_tokens": 1})
+        assert error_of(lambda: stub.Complete(waiting, timeout=0.05)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        server.wait_for_metric("optserve_requests_waiting", 0)
+        first.cancel()
+        assert stub.Complete(waiting, timeout=60).choices  # the place is free again
+
+
+def test_a_message_above_the_limit_is_refused_and_the_connection_goes_on(pb, stub):
+    too_long = pb[0].DetokenizeRequest(tokens=[50_000] * 6_000_000)
+    assert too_long.ByteSize() > 16 << 20
+    assert error_of(lambda: stub.Detokenize(too_long, timeout=30)).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert stub.ListModels(pb[0].ListModelsRequest(), timeout=10).models
+
+
+def test_a_client_that_pings_too_often_is_sent_away(pb, server):
+    """grpc's own client pings every ten seconds at most, so this one speaks HTTP/2 by hand."""
+    with socket.create_connection(server.grpc.rsplit(":", 1)) as peer:
+        peer.settimeout(10)
+        ping = b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)
+        peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0" + ping * 10)
+        received = b""
+        while b"too_many_pings" not in received:
+            received += peer.recv(65536) or pytest.fail(f"closed without a word: {received!r}")
+    with grpc.insecure_channel(server.grpc) as channel:  # others are served
+        assert pb[1].CompletionStub(channel).ListModels(pb[0].ListModelsRequest(), timeout=10).models
+
+
+def test_health_watch_tells_of_a_drain(pb):
+    with Server() as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = pb[1].CompletionStub(channel)
+        running = stub.Stream(message_of(pb, {"prompt": "Call me", "max_tokens": 900, "ignore_eos": True}), timeout=60)
+        next(running)  # so that the drain takes a while
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=60)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        running.cancel()
 
 
 def test_a_cancelled_stream_frees_its_blocks(pb, stub, server):
