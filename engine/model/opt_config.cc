@@ -133,6 +133,18 @@ absl::Status ReadVariant(const Reader& reader, OptConfig& config) {
   return absl::OkStatus();
 }
 
+// Ids that a file gives have been checked; a vocabulary may also be too small for those that it leaves out.
+absl::Status CheckDefaultIds(const OptConfig& config) {
+  const int32_t last_eos = *std::max_element(config.eos_token_ids.begin(), config.eos_token_ids.end());
+  for (const auto& [key, id] : {std::pair("bos_token_id", config.bos_token_id),
+                                std::pair("pad_token_id", config.pad_token_id), std::pair("eos_token_id", last_eos)}) {
+    if (id < config.vocab_size) continue;
+    return InvalidArgument("{}: {} is not given, and its default {} is not below vocab_size {}", kConfigFile, key, id,
+                           config.vocab_size);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<OptConfig> ParseOptConfig(std::string_view config_json, std::string_view generation_config_json) {
@@ -153,6 +165,7 @@ absl::StatusOr<OptConfig> ParseOptConfig(std::string_view config_json, std::stri
     OPTSERVE_RETURN_IF_ERROR(
         Reader(generation, kGenerationFile).TokenIds("eos_token_id", config.vocab_size, config.eos_token_ids));
   }
+  OPTSERVE_RETURN_IF_ERROR(CheckDefaultIds(config));
   return config;
 }
 

@@ -61,6 +61,14 @@ TEST(OptConfigTest, EndOfSequenceIdsComeFromGenerationConfigFirst) {
   EXPECT_THAT(ErrorOf("{}", R"({"eos_token_id": 60000})"), HasSubstr("generation_config.json: eos_token_id"));
 }
 
+// Or an id without a row of the embedding would be fed to the model.
+TEST(OptConfigTest, RefusesAVocabularyWithoutTheDefaultIds) {
+  EXPECT_THAT(ErrorOf(R"({"vocab_size": 2})"), HasSubstr("bos_token_id is not given, and its default 2"));
+  EXPECT_THAT(ErrorOf(R"({"vocab_size": 1, "bos_token_id": 0})"), HasSubstr("pad_token_id"));
+  EXPECT_THAT(ErrorOf(R"({"vocab_size": 2, "bos_token_id": 0})"), HasSubstr("eos_token_id"));
+  EXPECT_TRUE(ParseOptConfig(R"({"vocab_size": 2, "bos_token_id": 0, "eos_token_id": 1})").ok());
+}
+
 TEST(OptConfigTest, AKeyTwiceIsRefused) {
   EXPECT_THAT(ErrorOf(R"({"vocab_size": 10, "vocab_size": 20})"), HasSubstr("config.json: the key 'vocab_size'"));
 }
