@@ -13,7 +13,8 @@ packages=(
   libboost1.81-dev libssl-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
 )
-test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev clang-format clang-tidy python3 python3-venv)
+test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev clang-format clang-tidy python3 python3-venv
+  faketime fiu-utils)
 
 case "${1:-}" in
   "") ;;

@@ -1,7 +1,10 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -260,10 +263,19 @@ int RunCommandLine(int argc, char** argv) {
   return RunCompletion(app, words);
 }
 
+// No part of a process could go on without memory. An engine is replaced; a front end is started again by whoever
+// supervises it, and its clients see their connections end.
+void EndWithoutMemory() {
+  constexpr std::string_view kLine = "optserve: out of memory\n";
+  (void)!write(STDERR_FILENO, kLine.data(), kLine.size());
+  _exit(1);
+}
+
 }  // namespace
 }  // namespace optserve
 
 int main(int argc, char** argv) {
+  std::set_new_handler(optserve::EndWithoutMemory);
   // Not for users, hence no subcommand: see server/replicas/engine_process.h.
   if (argc == 4 && std::string_view(argv[1]) == "engine-process" && std::string_view(argv[2]) == "--fd") {
     std::_Exit(optserve::RunEngineProcess(std::atoi(argv[3]), optserve::StartLocalEngine));

@@ -83,7 +83,12 @@ void FrameChannel::WriteLoop() {
     const bool written = WriteAll(fd_, frame.data(), frame.size());
     lock.lock();
     queued_bytes_ -= frame.size();
-    if (!written) closed_ = true;
+    if (!written) {
+      closed_ = true;
+      // Half a frame is on its way, and whoever waits for an answer to it would wait in vain. What the peer has sent
+      // can still be received.
+      shutdown(fd_, SHUT_RDWR);
+    }
     changed_.notify_all();
   }
 }

@@ -36,7 +36,7 @@ class FaultyServer(harness.Server):
 
     def events(self, name):
         """The log's events of that name, as dicts."""
-        lines = self.log_path.read_text().splitlines()
+        lines = [line for line in self.log_path.read_text().splitlines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
     def engines(self):
