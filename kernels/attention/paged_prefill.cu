@@ -351,7 +351,7 @@ void LaunchPrefill(const CudaContext& ctx, const PrefillJob& job, dim3 grid) {
     return gpu::Launch(VoltaPrefillKernel<kHeadSize>, grid, dim3(kThreads), VoltaShared<kHeadSize>::kBytes, ctx.stream,
                        job);
   }
-  constexpr int kKeys = kHeadSize > 80 ? 32 : 64;
+  constexpr int kKeys = kHeadSize == 64 || kHeadSize == 80 ? 64 : 32;  // 16: 64 spills under CUDA 12.4
   gpu::Launch(PrefillKernel<kHeadSize, kKeys>, grid, dim3(kThreads), PrefillShared<kHeadSize, kKeys>::kBytes,
               ctx.stream, job);
 }
