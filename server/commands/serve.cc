@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -15,6 +16,7 @@
 #include <optional>
 #include <queue>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -199,6 +201,10 @@ class Server {
     Supervisor::Options options = {
         .config = config_.engine, .num_replicas = config_.replicas, .max_deaths = config_.max_engine_deaths};
     options.config.model_path = directory.string();
+    if (config_.replicas > 1 && options.config.num_threads == 0) {
+      const auto threads = static_cast<int32_t>(std::thread::hardware_concurrency());
+      options.config.num_threads = std::max(1, threads / config_.replicas);
+    }
     options.progress = [this](int64_t done, int64_t total) { display_.Update(done, total); };
     options.on_started = [this](const absl::Status& status) { happenings_.Post(Happening::kEngineStarted, status); };
     options.on_given_up = [this](const absl::Status& why) { happenings_.Post(Happening::kEngineGivenUp, why); };
