@@ -1,4 +1,4 @@
-"""schemathesis over /openapi.json: whatever it makes of the document, no answer is our fault, and all are as it says."""
+"""schemathesis over /openapi.json: whatever it makes of it, no answer is our fault, and all are as the document says."""
 
 import json
 import pathlib
@@ -34,6 +34,6 @@ def test_an_answer_that_is_not_is_found(server, tmp_path):
     document = requests.get(server.url + "/openapi.json", timeout=10).json()
     document["components"]["schemas"]["Completion"]["properties"]["created"]["type"] = "string"
     (tmp_path / "openapi.json").write_text(json.dumps(document))
-    ended = run(tmp_path, server.url, tmp_path / "openapi.json", "--phases", "fuzzing", "-n", "10", "--include-operation-id",
-                "complete")
+    ended = run(tmp_path, server.url, tmp_path / "openapi.json", "--phases", "fuzzing", "-n", "10",
+                "--include-operation-id", "complete")
     assert ended.returncode == 1 and "created" in ended.stdout
