@@ -282,6 +282,78 @@ TEST(SchedulerTest, DeadlinesEndQueuedAndRunningRequests) {
   harness.ExpectAnswersAreRight();
 }
 
+TEST(SchedulerTest, ADeadlineInThePromptAndOneAtTheLastTokenFreeTheBlocks) {
+  SchedulerHarness harness({.max_num_seqs = 1, .max_num_batched_tokens = 8});
+  harness.Add({.id = 1, .prompt = MakePrompt(20, 1), .max_tokens = 10, .deadline_ns = 100});
+  harness.Add({.id = 2, .prompt = MakePrompt(4, 2), .max_tokens = 3, .deadline_ns = 200});
+  harness.Step(10);
+  EXPECT_EQ(harness.scheduler().blocks().num_used(), 5);
+  harness.Step(100);
+  EXPECT_EQ(harness.answer(1).finish, FinishReason::kDeadline);
+  EXPECT_EQ(harness.scheduler().blocks().num_used(), 1) << "the next one has started in the same plan";
+  harness.Step(110);
+  EXPECT_EQ(harness.answer(2).tokens.size(), 2);
+  harness.Step(200);
+  EXPECT_EQ(harness.answer(2).finish, FinishReason::kDeadline) << "its last token was due";
+  EXPECT_EQ(harness.scheduler().blocks().num_used(), 0);
+  harness.ExpectAnswersAreRight();
+}
+
+TEST(PlanningAheadTest, ATokenThatIsBeingDrawnStandsInThePlanByItsSlice) {
+  SchedulerHarness harness({});
+  harness.Add({.id = 1, .prompt = MakePrompt(4, 1), .max_tokens = 3});
+  harness.scheduler().PlanStep(0);
+  const StepPlan& second = harness.scheduler().PlanStep(0);
+  EXPECT_THAT(second.token_ids, ElementsAre(DrawnBySlice(0)));
+  EXPECT_EQ(second.slices[0].num_cached, 4);
+  EXPECT_EQ(harness.scheduler().num_steps_in_flight(), 2);
+}
+
+TEST(PlanningAheadTest, NothingIsPlannedBehindTheLastToken) {
+  SchedulerHarness harness({});
+  harness.Add({.id = 1, .prompt = MakePrompt(4, 1), .max_tokens = 1});
+  harness.scheduler().PlanStep(0);
+  EXPECT_THAT(harness.scheduler().PlanStep(0).slices, IsEmpty());
+  EXPECT_EQ(harness.scheduler().num_steps_in_flight(), 1);
+}
+
+TEST(PlanningAheadTest, WhoMustKnowEveryTokenIsWaitedFor) {
+  SchedulerHarness harness({});
+  GenerateRequest request{.id = 1, .prompt = MakePrompt(4, 1), .max_tokens = 9};
+  request.sampling.frequency_penalty = 0.5f;
+  harness.Add(request);
+  harness.scheduler().PlanStep(0);
+  EXPECT_FALSE(harness.scheduler().CanPlanAhead());
+}
+
+TEST(PlanningAheadTest, CancelFreesBlocksWithTwoStepsUnderWay) {
+  SchedulerHarness harness({.num_blocks = 64, .block_size = 4});
+  harness.Add({.id = 1, .prompt = MakePrompt(10, 1), .max_tokens = 50});
+  harness.Add({.id = 2, .prompt = MakePrompt(10, 2), .max_tokens = 50});
+  for (int step = 0; step < 4; ++step) harness.StepAhead();
+  harness.Cancel(1);
+  harness.Add({.id = 3, .prompt = MakePrompt(10, 3), .max_tokens = 50});  // takes the blocks that are written yet
+  EXPECT_EQ(harness.scheduler().blocks().num_used(), 4);
+  while (harness.HasWork()) harness.StepAhead();
+  EXPECT_EQ(harness.answer(3).finish, FinishReason::kLength);
+  harness.ExpectAnswersAreRight();
+}
+
+TEST(PlanningAheadTest, AStopTokenIsFoundAStepLateAndNothingComesBehindIt) {
+  const FakeExecutor::Options options;
+  GenerateRequest request{.id = 1, .prompt = MakePrompt(5, 1), .max_tokens = 10};
+  request.stop_token_ids = {ExpectAnswer(request, 0, options).tokens[3].id};
+  const size_t length = ExpectAnswer(request, 0, options).tokens.size();
+  SchedulerHarness harness(options);
+  harness.Add(request);
+  while (harness.HasWork()) harness.StepAhead();
+  EXPECT_EQ(harness.answer(1).finish, FinishReason::kStop);
+  EXPECT_EQ(harness.answer(1).tokens.size(), length);
+  EXPECT_EQ(harness.executor().num_steps(), length + 1) << "one row was computed in vain";
+  EXPECT_EQ(harness.scheduler().blocks().num_used(), 0);
+  harness.ExpectAnswersAreRight();
+}
+
 TEST(SchedulerTest, RowThatIsNotFiniteFailsItsSequenceAlone) {
   SchedulerHarness harness({.nonfinite_token = 49});
   harness.Add({.id = 1, .prompt = {5, 49, 6}, .max_tokens = 4});
