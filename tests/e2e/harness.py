@@ -1,5 +1,6 @@
 """The real binary as the tests see it: started on free ports, spoken to over real sockets, stopped by signal."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -25,12 +26,16 @@ def run(*args, stdin=""):
 
 
 class Server:
-    """`optserve serve` in a process of its own; a context manager that stops it with SIGTERM."""
+    """`optserve serve` in a process of its own; a context manager that stops it with SIGTERM. `log`: a file for its
+    standard error."""
 
-    def __init__(self, *args, model=MODEL):
+    def __init__(self, *args, model=MODEL, log=None):
         command = [BINARY, "serve", model, "--port", 0, "--grpc-port", 0, *args]
         began = time.monotonic()
-        self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+        with contextlib.ExitStack() as stack:
+            stderr = stack.enter_context(open(log, "ab")) if log is not None else None
+            self.process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=stderr,
+                                            text=True)
         line = self._read_ready_line(timeout_seconds=30)
         self.start_seconds = time.monotonic() - began
         match = READY.fullmatch(line.rstrip("\n"))

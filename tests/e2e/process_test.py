@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import threading
 import time
 
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import requests
 
-from harness import MODEL, Server, run
+from harness import BINARY, MODEL, Server, run
 
 IDLE = {"optserve_requests_running": 0, "optserve_requests_waiting": 0, "optserve_kv_cache_usage_ratio": 0}
 LONG = {"prompt": "Call me Ishmael.", "max_tokens": 900, "ignore_eos": True, "temperature": 1, "seed": 1, "stream": True}
@@ -80,6 +81,62 @@ def test_sigterm_lets_running_requests_finish_and_refuses_new_ones():
     reader.join(timeout=60)
     assert tail[-2] == b"data: [DONE]" and not any(b'"error"' in line for line in tail)
     assert server.process.wait(timeout=30) == 0
+
+
+def test_what_has_not_finished_by_the_shutdown_timeout_ends_with_an_error_event(tmp_path):
+    log = tmp_path / "log"
+    server = Server("--shutdown-timeout", 0, "--tensor-parallel-size", 2, log=log)
+    _, lines = open_stream(server)
+    server.process.send_signal(signal.SIGTERM)
+    tail = [line for line in lines if line]
+    assert b'"shutting_down"' in tail[-2] and tail[-1] == b"data: [DONE]"
+    assert server.process.wait(timeout=30) == 0
+    assert "shutdown_timeout" in log.read_text()
+
+
+def test_a_second_sigterm_ends_at_once(tmp_path):
+    log = tmp_path / "log"
+    server = Server(log=log)
+    streams = [open_stream(server) for _ in range(8)]
+    server.process.send_signal(signal.SIGTERM)
+    while "draining" not in log.read_text():
+        time.sleep(0.005)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=10) == 1
+    assert "stopped_at_once" in log.read_text()
+    for response, _ in streams:
+        response.close()
+
+
+def start_and_hold_while_loading():
+    """A server whose engine is stopped before it has loaded the model; the server and the engine."""
+    for _ in range(20):
+        process = subprocess.Popen([BINARY, "serve", MODEL, "--port", "0", "--grpc-port", "0"], stdout=subprocess.PIPE)
+        engine = None
+        while engine is None and process.poll() is None:
+            children = psutil.Process(process.pid).children()
+            with contextlib.suppress(psutil.Error):
+                engine = next((child for child in children if "engine-process" in child.cmdline()), None)
+        engine.suspend()
+        os.set_blocking(process.stdout.fileno(), False)
+        time.sleep(0.3)
+        if not process.stdout.read():
+            return process, engine
+        engine.resume()  # it was faster
+        process.kill()
+        process.wait(timeout=30)
+        process.stdout.close()
+    raise AssertionError("the engine loads faster than it can be stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_model_is_loading_ends_it_well(number):
+    process, engine = start_and_hold_while_loading()
+    with process.stdout:
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 0
+        assert not process.stdout.read()
+    engine.wait(timeout=10)
 
 
 def test_a_dead_engine_is_replaced_and_the_stream_goes_on():
