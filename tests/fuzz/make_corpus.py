@@ -144,7 +144,7 @@ def tokenizers():
         json.dumps(vocab, ensure_ascii=False).encode(),
         ("#version: 0.2\n" + "\n".join(merges) + "\n").encode(),
         json.dumps({"add_bos_token": True, "bos_token": {"content": "</s>"}, "unk_token": "</s>", "pad_token": "<pad>",
-                    "added_tokens_decoder": {"50": {"content": vocab and "<x>", "special": False}}}).encode(),
+                    "added_tokens_decoder": {str(vocab["Ca"]): {"content": "Ca", "special": False}}}).encode(),
         json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": False}}).encode(),
     ]
     for count in range(1, 5):
