@@ -128,7 +128,7 @@ absl::StatusOr<CheckpointTensor> MergeParts(const std::string& name, std::vector
 }
 
 absl::StatusOr<MetaseqPart> ReadPart(const ModelDirectory& directory, const std::vector<std::string>& names,
-                                     MappedCheckpoint* checkpoint) {
+                                     size_t num_parts, MappedCheckpoint* checkpoint) {
   std::vector<TorchArchive> shards;
   for (const std::string& name : names) {
     OPTSERVE_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> file, directory.Map(name));
@@ -136,7 +136,7 @@ absl::StatusOr<MetaseqPart> ReadPart(const ModelDirectory& directory, const std:
     checkpoint->Keep(std::move(file));
   }
   OPTSERVE_ASSIGN_OR_RETURN(const PickleValue* model, FindMetaseqModel(shards[0]));
-  if (IsFlattened(shards[0], *model)) return ReadFlattenedPart(shards);
+  if (IsFlattened(shards[0], *model)) return ReadFlattenedPart(shards, num_parts);
   if (shards.size() > 1) return InvalidArgument("{}: a shard whose parameters are not flattened", names[0]);
   return ReadMetaseqPart(shards[0]);
 }
@@ -147,7 +147,7 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenMetaseq(const ModelDirectory& di
   auto checkpoint = std::make_unique<MappedCheckpoint>("metaseq", files.parts[0][0]);
   std::vector<MetaseqPart> parts;
   for (const std::vector<std::string>& shards : files.parts) {
-    OPTSERVE_ASSIGN_OR_RETURN(parts.emplace_back(), ReadPart(directory, shards, checkpoint.get()));
+    OPTSERVE_ASSIGN_OR_RETURN(parts.emplace_back(), ReadPart(directory, shards, files.parts.size(), checkpoint.get()));
     OPTSERVE_RETURN_IF_ERROR(SplitFused(&parts.back()));
   }
   for (const MetaseqPart& part : parts) {

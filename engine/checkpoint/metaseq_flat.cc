@@ -58,9 +58,7 @@ absl::StatusOr<std::vector<FlatMetadata>> ReadMetadata(const TorchArchive& archi
   const PickleValue* list = metadata == nullptr ? nullptr : pickle.Find(*metadata, "param_metadata");
   if (list == nullptr || list->kind != PickleKind::kList) {
     return InvalidArgument(
-        "{}: its parameters are flattened, but there is no shard_metadata that says how; convert it with metaseq's "
-        "reshard_fsdp first",
-        archive.file);
+        "{}: its parameters are flattened, but shard_metadata has no list param_metadata that says how", archive.file);
   }
   std::vector<FlatMetadata> entries;
   for (const PickleId id : list->items) {
@@ -97,24 +95,29 @@ absl::StatusOr<FlatLayout> ReadLayout(const TorchArchive& archive, const FlatMet
   return layout;
 }
 
-// A shard's piece, with the padding cut off that its own metadata states.
-absl::StatusOr<TensorView> ReadPiece(const TorchArchive& shard, const FlatMetadata& metadata) {
+// A shard's piece, as it is stored: with its padding.
+absl::StatusOr<TensorView> ReadPiece(const TorchArchive& shard, const std::string& prefix) {
   const Pickle& pickle = shard.pickle;
-  const std::string key = metadata.prefix + std::string(kFlat);
+  const std::string key = prefix + std::string(kFlat);
   OPTSERVE_ASSIGN_OR_RETURN(const PickleValue* model, FindMetaseqModel(shard));
   for (size_t i = 0; i + 1 < model->items.size(); i += 2) {
     if (pickle.at(model->items[i]).text != key) continue;
     absl::StatusOr<TensorView> view = ReadTorchTensor(shard, model->items[i + 1]);
     if (!view.ok()) return Within(shard.file + ": tensor " + Printable(key), view.status());
-    const PickleValue* padding = pickle.Find(*metadata.params, "padding");
-    const int64_t padded = padding == nullptr ? 0 : padding->number;
-    if (view->rank != 1 || !view->is_contiguous() || padded < 0 || padded > view->dims[0]) {
-      return InvalidArgument("{}: tensor {} is not a vector with {} elements of padding", shard.file, Printable(key),
-                             padded);
-    }
-    return view->Rows(0, view->dims[0] - padded);
+    if (view->rank == 1 && view->is_contiguous()) return view;
+    return InvalidArgument("{}: tensor {} is not a vector", shard.file, Printable(key));
   }
   return InvalidArgument("{}: tensor {} is missing", shard.file, Printable(key));
+}
+
+// The same without the padding that the shard's metadata states.
+absl::StatusOr<TensorView> ReadPiece(const TorchArchive& shard, const FlatMetadata& metadata) {
+  OPTSERVE_ASSIGN_OR_RETURN(const TensorView view, ReadPiece(shard, metadata.prefix));
+  const PickleValue* padding = shard.pickle.Find(*metadata.params, "padding");
+  const int64_t padded = padding == nullptr ? 0 : padding->number;
+  if (padded >= 0 && padded <= view.dims[0]) return view.Rows(0, view.dims[0] - padded);
+  return InvalidArgument("{}: tensor {}{} is not a vector with {} elements of padding", shard.file,
+                         Printable(metadata.prefix), kFlat, padded);
 }
 
 // The tiles of a tensor that is the elements [begin, begin + rows * columns) of the flattened parameter. What one piece
@@ -181,6 +184,111 @@ absl::Status AddTensors(const FlatLayout& layout, const std::vector<Piece>& piec
   return absl::OkStatus();
 }
 
+// --- files without shard_metadata ---------------------------------------------------------------------------------
+
+constexpr int64_t kPositionRows = 2050;
+constexpr int64_t kMostHidden = 1 << 16;
+
+// What a layer of every OPT but 350M is made of, in the order in which fairscale flattened it.
+FlatLayout LayerLayout(const std::string& prefix, int64_t hidden, int64_t num_parts) {
+  const int64_t part = hidden / num_parts;
+  return {.prefix = prefix,
+          .names = {"self_attn.qkv_proj.weight", "self_attn.qkv_proj.bias", "self_attn.out_proj.weight",
+                    "self_attn.out_proj.bias", "self_attn_layer_norm.weight", "self_attn_layer_norm.bias", "fc1.weight",
+                    "fc1.bias", "fc2.weight", "fc2.bias", "final_layer_norm.weight", "final_layer_norm.bias"},
+          .shapes = {{3 * part, hidden},
+                     {3 * part},
+                     {hidden, part},
+                     {hidden},
+                     {hidden},
+                     {hidden},
+                     {4 * part, hidden},
+                     {4 * part},
+                     {hidden, 4 * part},
+                     {hidden},
+                     {hidden},
+                     {hidden}}};
+}
+
+FlatLayout RootLayout(int64_t hidden, int64_t vocabulary_rows) {
+  return {.prefix = "",
+          .names = {"decoder.embed_tokens.weight", "decoder.embed_positions.weight", "decoder.layer_norm.weight",
+                    "decoder.layer_norm.bias"},
+          .shapes = {{vocabulary_rows, hidden}, {kPositionRows, hidden}, {hidden}, {hidden}}};
+}
+
+int64_t NumElements(const FlatLayout& layout) {
+  int64_t count = 0;
+  for (const std::vector<int64_t>& shape : layout.shapes) count += shape[0] * (shape.size() == 1 ? 1 : shape[1]);
+  return count;
+}
+
+// The hidden size of which a layer has so many elements, but for padding that is shorter than one element a shard.
+std::optional<int64_t> HiddenSizeOf(int64_t layer_elements, int64_t num_shards, int64_t num_parts) {
+  for (int64_t hidden = num_parts; hidden <= kMostHidden; hidden += num_parts) {
+    const int64_t padding = layer_elements - NumElements(LayerLayout("", hidden, num_parts));
+    if (padding < 0) return std::nullopt;
+    if (padding < num_shards) return hidden;
+  }
+  return std::nullopt;
+}
+
+// Prefixes of the flattened parameters.
+absl::StatusOr<std::vector<std::string>> FlatPrefixes(const TorchArchive& shard) {
+  OPTSERVE_ASSIGN_OR_RETURN(const PickleValue* model, FindMetaseqModel(shard));
+  std::vector<std::string> prefixes;
+  for (size_t i = 0; i + 1 < model->items.size(); i += 2) {
+    const std::string_view key = shard.pickle.at(model->items[i]).text;
+    if (key.ends_with(kFlat)) prefixes.emplace_back(key.substr(0, key.size() - kFlat.size()));
+  }
+  return prefixes;
+}
+
+absl::StatusOr<MetaseqPart> ReadUndescribedPart(const std::vector<TorchArchive>& shards, int64_t num_parts) {
+  MetaseqPart part{.file = shards[0].file, .tensors = {}};
+  struct Flat {
+    std::string prefix;
+    std::vector<Piece> pieces;
+    int64_t elements = 0;
+  };
+  std::vector<Flat> flats;
+  std::optional<int64_t> hidden;
+  OPTSERVE_ASSIGN_OR_RETURN(const std::vector<std::string> prefixes, FlatPrefixes(shards[0]));
+  const auto num_shards = static_cast<int64_t>(shards.size());
+  for (const std::string& prefix : prefixes) {
+    Flat& flat = flats.emplace_back(Flat{.prefix = prefix});
+    for (const TorchArchive& shard : shards) {
+      OPTSERVE_ASSIGN_OR_RETURN(const TensorView view, ReadPiece(shard, prefix));
+      if (!flat.pieces.empty() && view.dtype != flat.pieces[0].view.dtype) {
+        return InvalidArgument("{}: {}{} is of another dtype than in {}", shard.file, Printable(prefix), kFlat,
+                               part.file);
+      }
+      flat.pieces.push_back({.begin = flat.elements, .view = view});
+      flat.elements += view.dims[0];
+    }
+    if (!prefix.empty() && !hidden) hidden = HiddenSizeOf(flat.elements, num_shards, num_parts);
+  }
+  for (Flat& flat : flats) {
+    const int64_t rows = hidden ? flat.elements / *hidden - kPositionRows - 2 : 0;
+    const FlatLayout layout = flat.prefix.empty() ? RootLayout(hidden.value_or(1), rows)
+                                                  : LayerLayout(flat.prefix, hidden.value_or(num_parts), num_parts);
+    const int64_t padding = flat.elements - NumElements(layout);
+    if (!hidden || (flat.prefix.empty() && rows <= 0) || padding < 0 || padding >= num_shards) {
+      return InvalidArgument(
+          "{}: its parameters are flattened, there is no shard_metadata that says how, and {}{} with {} elements in {} "
+          "parts is of no OPT",
+          part.file, Printable(flat.prefix), kFlat, flat.elements, num_parts);
+    }
+    int64_t left = flat.elements - padding;
+    for (Piece& piece : flat.pieces) {
+      piece.view = piece.view.Rows(0, std::clamp<int64_t>(left, 0, piece.view.dims[0]));
+      left -= piece.view.dims[0];
+    }
+    OPTSERVE_RETURN_IF_ERROR(AddTensors(layout, flat.pieces, &part));
+  }
+  return part;
+}
+
 }  // namespace
 
 bool IsFlattened(const TorchArchive& archive, const PickleValue& model) {
@@ -190,7 +298,11 @@ bool IsFlattened(const TorchArchive& archive, const PickleValue& model) {
   return false;
 }
 
-absl::StatusOr<MetaseqPart> ReadFlattenedPart(const std::vector<TorchArchive>& shards) {
+absl::StatusOr<MetaseqPart> ReadFlattenedPart(const std::vector<TorchArchive>& shards, size_t num_parts) {
+  const Pickle& first = shards[0].pickle;
+  if (first.Find(first.at(first.root()), "shard_metadata") == nullptr) {
+    return ReadUndescribedPart(shards, static_cast<int64_t>(num_parts));
+  }
   MetaseqPart part{.file = shards[0].file, .tensors = {}};
   std::vector<std::vector<FlatMetadata>> metadata;  // [shard][parameter]
   for (const TorchArchive& shard : shards) {

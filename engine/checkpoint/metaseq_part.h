@@ -31,8 +31,9 @@ absl::StatusOr<MetaseqPart> ReadMetaseqPart(const TorchArchive& archive);
 bool IsFlattened(const TorchArchive& archive, const PickleValue& model);
 
 // A part whose flattened parameters are cut into shards, in order: shard_metadata says which tensors they are, of what
-// shapes, and how much padding each shard ends with.
-// Source  metaseq pull request 197; fairscale, FullyShardedDataParallel.local_metadata_dict.
-absl::StatusOr<MetaseqPart> ReadFlattenedPart(const std::vector<TorchArchive>& shards);
+// shapes, and how much padding each shard ends with. Files that older tools wrote have no shard_metadata; they are of
+// an OPT that is not 350M, in the order that all of these have, cut into `num_parts` parts, and sizes follow from their
+// number of elements. Source  metaseq pull request 197; fairscale, FullyShardedDataParallel.local_metadata_dict.
+absl::StatusOr<MetaseqPart> ReadFlattenedPart(const std::vector<TorchArchive>& shards, size_t num_parts);
 
 }  // namespace optserve

@@ -14,7 +14,9 @@
 #include "engine/checkpoint/metaseq_files.h"
 #include "engine/checkpoint/tensor_region.h"
 #include "kernels/common/half.h"
+#include "tests/support/temp_dir.h"
 #include "tests/support/test_data.h"
+#include "tests/support/torch_file.h"
 
 namespace optserve {
 namespace {
@@ -59,6 +61,55 @@ TEST(MetaseqTest, EveryLayoutHoldsTheTensorsOfItsTwinBitForBit) {
     EXPECT_EQ(Tensors(name), Tensors("metaseq_hf")) << name;
   }
   EXPECT_EQ(Tensors("metaseq_350m"), Tensors("postln_proj"));
+}
+
+// Flattened files of older tools say nowhere what they are made of. Elements are numbered from 0 in each parameter; the
+// second part's numbers begin at 0x4000.
+TEST(MetaseqTest, FlattenedFilesWithoutDescriptionAreOfTheOrderThatEveryOptHas) {
+  constexpr int64_t kHidden = 16, kParts = 2, kShards = 3, kVocabulary = 5;
+  constexpr int64_t kLayer = (12 * kHidden * kHidden + 7 * kHidden) / kParts + 6 * kHidden;
+  constexpr int64_t kRoot = (kVocabulary + 2050 + 2) * kHidden;
+  const auto bits = [](int64_t part, int64_t i) { return static_cast<uint16_t>(part * 0x4000 + i % 0x3fff); };
+  const TempDir folder;
+  for (int64_t part = 0; part < kParts; ++part) {
+    for (int64_t shard = 0; shard < kShards; ++shard) {
+      std::vector<std::string> storages;
+      std::vector<std::pair<std::string, std::string>> parameters;
+      for (const auto& [name, elements] :
+           {std::pair("flat_param_0", kRoot), {"decoder.layers.0.flat_param_0", kLayer}}) {
+        const int64_t length = (elements + kShards - 1) / kShards;
+        std::string bytes(static_cast<size_t>(2 * length), '\0');
+        for (int64_t i = 0; i < length; ++i) {
+          const uint16_t value = bits(part, shard * length + i);
+          std::memcpy(bytes.data() + 2 * i, &value, 2);
+        }
+        const std::string storage = pickle::Storage("HalfStorage", std::to_string(storages.size()), length);
+        parameters.emplace_back(name, pickle::Tensor(storage, 0, {length}, {1}));
+        storages.push_back(std::move(bytes));
+      }
+      folder.Write("c-model_part-" + std::to_string(part) + "-shard" + std::to_string(shard) + ".pt",
+                   TorchZip(pickle::Dict({{"model", pickle::Dict(parameters)}}), storages));
+    }
+  }
+  const auto checkpoint = OpenCheckpoint(folder.path().string());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto expect = [&](const std::string& name, int64_t rows, int64_t columns, uint16_t first, uint16_t last) {
+    const CheckpointTensor* tensor = (*checkpoint)->Find("decoder." + name);
+    ASSERT_NE(tensor, nullptr) << name;
+    EXPECT_EQ(tensor->view.dims[0], rows) << name;
+    EXPECT_EQ(tensor->view.rank == 1 ? 1 : tensor->view.dims[1], columns) << name;
+    std::vector<uint16_t> values(static_cast<size_t>(rows * columns));
+    CopyRegion(*tensor, {.rows = rows, .columns = columns}, reinterpret_cast<std::byte*>(values.data()));
+    EXPECT_EQ(values.front(), first) << name;
+    EXPECT_EQ(values.back(), last) << name;
+  };
+  expect("embed_tokens.weight", 10, 16, bits(0, 0), bits(1, 79));
+  expect("embed_positions.weight", 2050, 16, bits(0, 80), bits(0, 80 + 2050 * 16 - 1));
+  expect("final_layer_norm.bias", 16, 1, bits(0, kRoot - 16), bits(0, kRoot - 1));
+  expect("layers.0.self_attn.k_proj.weight", 16, 16, bits(0, 0), bits(1, 127));
+  expect("layers.0.self_attn.q_proj.weight", 16, 16, bits(0, 256), bits(1, 383));
+  expect("layers.0.fc2.bias", 16, 1, bits(0, kLayer - 48), bits(0, kLayer - 33));
+  EXPECT_EQ((*checkpoint)->tensors().size(), 20);
 }
 
 TEST(MetaseqTest, APartOfAsManyRanksIsNotCopied) {
