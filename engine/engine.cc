@@ -121,11 +121,12 @@ absl::Status LocalEngine::CollectStep() {
   const int64_t start_ns = step_start_ns_of_engine_;
   NoteStepStart(steps_in_flight_.empty() ? 0 : NowNs());  // the next one runs already
   if (!result.ok()) return Death(std::string(result.status().message()));
-  counters_.last_step_seconds = static_cast<double>(NowNs() - start_ns) / 1e9;
+  const int64_t step_ns = NowNs() - start_ns;
+  counters_.last_step_seconds = static_cast<double>(step_ns) / 1e9;
   counters_.last_step_tokens = step.num_tokens;
   counters_.step_seconds += counters_.last_step_seconds;
   counters_.steps = step.step;
-  scheduler_->Commit(std::move(*result));
+  scheduler_->Commit(std::move(*result), step_ns);
   if (scheduler_->is_device_suspect()) return Death("NaN or Inf with several prompts: the device computes nonsense");
   return absl::OkStatus();
 }

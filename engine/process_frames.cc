@@ -149,6 +149,7 @@ void ToProto(const TokenEvent& from, internal::TokenEvent* to) {
   to->set_prompt_scores_begin(from.prompt_scores_begin);
   to->set_cached_tokens(from.cached_tokens);
   to->set_queue_ns(from.queue_ns);
+  to->set_engine_ns(from.engine_ns);
   if (!from.error.ok()) ToProto(from.error, to->mutable_error());
 }
 
@@ -160,6 +161,7 @@ TokenEvent FromProto(const internal::TokenEvent& from) {
       .prompt_scores_begin = from.prompt_scores_begin(),
       .cached_tokens = from.cached_tokens(),
       .queue_ns = from.queue_ns(),
+      .engine_ns = from.engine_ns(),
   };
   if (from.has_token()) to.token = FromProto(from.token());
   to.prompt_scores.reserve(static_cast<size_t>(from.prompt_scores_size()));

@@ -92,7 +92,7 @@ void Scheduler::StopRunning(Sequence& sequence) {
   FairQueue::AddPlaces(*sequence.request, -1);
 }
 
-void Scheduler::Commit(StepResult&& result) {
+void Scheduler::Commit(StepResult&& result, int64_t step_ns) {
   auto scored = result.scored.begin();
   auto sampled = result.sampled.begin();
   OPTSERVE_CHECK(num_flights_ > 0);
@@ -109,6 +109,7 @@ void Scheduler::Commit(StepResult&& result) {
     sequence->slices[index] = -1;
     sequence->num_in_flight -= plan.slices[slice].num_tokens;
     sequence->num_draws -= sample != nullptr ? 1 : 0;
+    sequence->engine_ns += step_ns * plan.slices[slice].num_tokens / std::ssize(plan.token_ids);
     CommitSlice(*sequence, plan.slices[slice].num_tokens, scores, sample);
   }
   OPTSERVE_CHECK(scored == result.scored.end() && sampled == result.sampled.end()) << "results of no slice";
@@ -206,10 +207,11 @@ void Scheduler::ReplaceLead(RequestState& request) {
   LaneOf(request).resumable.insert(&*next);
 }
 
-void Scheduler::Emit(const Sequence& sequence, TokenEvent event) {
+void Scheduler::Emit(Sequence& sequence, TokenEvent event) {
   const RequestState& request = *sequence.request;
   event.request = request.request.id;
   event.choice = sequence.choice;
+  event.engine_ns = std::exchange(sequence.engine_ns, 0);
   events_.push_back({.owner = request.owner, .request_done = request.num_unfinished == 0, .event = std::move(event)});
 }
 

@@ -105,7 +105,8 @@ class Scheduler {
 
   // Takes in what the oldest step under way returned. To be called once for each plan that is not empty, in their
   // order. What a step computed for a sequence that has ended or given its blocks up since is dropped.
-  void Commit(StepResult&& result);
+  // `step_ns`: how long the step took, which its sequences share by their tokens.
+  void Commit(StepResult&& result, int64_t step_ns = 0);
 
   int32_t num_steps_in_flight() const { return num_flights_; }
 
@@ -187,7 +188,7 @@ class Scheduler {
   // The lead ended early: the next one computes the prompt.
   void ReplaceLead(RequestState& request);
   // Both fill in whose event it is.
-  void Emit(const Sequence& sequence, TokenEvent event);
+  void Emit(Sequence& sequence, TokenEvent event);
   // Takes a sequence out of wherever it is. Its request is gone with its last answer.
   void Finish(Sequence& sequence, TokenEvent last_event);
   void FinishUnfinished(RequestState& request, const TokenEvent& last_event);

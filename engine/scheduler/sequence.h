@@ -64,6 +64,7 @@ struct Sequence {
   int32_t num_in_flight = 0;              // its tokens in them
   int32_t num_draws = 0;                  // tokens that they draw for it and that nobody knows yet
   std::array<int32_t, 2> slices{-1, -1};  // by flight: its slice; -1: none
+  int64_t engine_ns = 0;                  // its share of the steps since its last event
 
   std::unique_ptr<TokenCounts> counts;  // only with penalties
   std::unique_ptr<NgramIndex> ngrams;   // only with no_repeat_ngram_size
