@@ -101,6 +101,17 @@ void AddModel(CLI::App& command, Words& words, bool required) {
       ->required(required);
 }
 
+// A setting of an API key as a flag: requests_per_minute as --requests-per-minute.
+void AddKeySetting(CLI::App& command, Words& words, const std::string& name, const std::string& help) {
+  std::string flag = "--" + name;
+  std::ranges::replace(flag, '_', '-');
+  command
+      .add_option_function<int64_t>(
+          flag, [&words, name](int64_t value) { words.keys.changes.push_back({.setting = name, .value = value}); },
+          help)
+      ->type_name("N");
+}
+
 void AddCommands(CLI::App& app, Words& words) {
   CLI::App* serve = app.add_subcommand("serve", "Serve a model over HTTP and gRPC until SIGTERM");
   AddModel(*serve, words, /*required=*/false);
@@ -162,11 +173,15 @@ void AddCommands(CLI::App& app, Words& words) {
   convert->add_option("--max-shard-size", words.convert.max_shard_size, "of one file (default: 5GB)")
       ->type_name("SIZE");
 
-  CLI::App* keys = app.add_subcommand("keys", "Make, list and revoke API keys");
-  keys->add_option("ACTION", words.keys.action, "new, list or revoke")->required()->type_name("");
-  keys->add_option("ID", words.keys.id, "the key to revoke")->type_name("");
+  CLI::App* keys = app.add_subcommand("keys", "Make, list, change and revoke API keys");
+  keys->add_option("ACTION", words.keys.action, "new, list, set or revoke")->required()->type_name("");
+  keys->add_option("ID", words.keys.id, "the key to set or revoke")->type_name("");
   keys->add_option("--api-key-file", words.keys.file, "where their hashes are kept")->required()->type_name("FILE");
   keys->add_option("--name", words.keys.name, "whose a new key is, for people")->type_name("TEXT");
+  AddKeySetting(*keys, words, "requests_per_minute", "that a new or set key may begin; 0: any number");
+  AddKeySetting(*keys, words, "tokens_per_minute", "of its prompts and answers; 0: any number");
+  AddKeySetting(*keys, words, "concurrent_requests", "at a time; 0: any number");
+  AddKeySetting(*keys, words, "share_weight", "its share of the machine when others wait too, 1 to 1000");
 
   CLI::App* completion = app.add_subcommand("completion", "Print a script that teaches a shell these commands");
   completion->add_option("SHELL", words.shell, "bash, zsh or fish")->required()->type_name("");

@@ -61,6 +61,11 @@ constexpr MetricInfo kEngineRestarts = {"optserve_engine_restarts_total",
                                         "Engine processes started in place of one that died.", MetricType::Counter};
 constexpr MetricInfo kNonfiniteRows = {"optserve_nonfinite_rows_total", "Rows of logits that held NaN or infinity.",
                                        MetricType::Counter};
+constexpr MetricInfo kUsageLogFailures = {"optserve_usage_log_failures_total",
+                                          "Attempts to write or sync the usage log that failed.", MetricType::Counter};
+constexpr MetricInfo kUsageRecordsLost = {"optserve_usage_records_lost_total",
+                                          "Requests whose usage was given up, because the log could not be written.",
+                                          MetricType::Counter};
 constexpr MetricInfo kEngineHealthy = {"optserve_engine_healthy", "1 while the engine answers, else 0.",
                                        MetricType::Gauge};
 constexpr MetricInfo kBuildInfo = {"optserve_build_info", "Always 1; the label says which build this is.",
@@ -139,6 +144,8 @@ class Metrics::Impl {
   prometheus::Histogram step_tokens{TokenBuckets()};
   std::array<prometheus::Counter, kFinishNames.size()> requests;
   prometheus::Counter engine_restarts;
+  prometheus::Counter usage_log_failures;
+  prometheus::Counter usage_records_lost;
 };
 
 Metrics::Metrics(std::string_view version) : impl_(std::make_unique<Impl>(version)) {}
@@ -148,6 +155,8 @@ void Metrics::ObserveTimeToFirstToken(double seconds) { impl_->time_to_first_tok
 void Metrics::ObserveInterTokenLatency(double seconds) { impl_->inter_token_latency.Observe(seconds); }
 void Metrics::ObserveRequestQueue(double seconds) { impl_->request_queue.Observe(seconds); }
 void Metrics::CountEngineRestart() { impl_->engine_restarts.Increment(); }
+void Metrics::CountUsageLogFailure() { impl_->usage_log_failures.Increment(); }
+void Metrics::CountUsageRecordLost() { impl_->usage_records_lost.Increment(); }
 
 void Metrics::ObserveRequest(double seconds, FinishReason finish) {
   impl_->request_duration.Observe(seconds);
@@ -186,6 +195,8 @@ std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool 
       Family(kStepTokens, {step_tokens.Collect()}),
       Value(kEngineRestarts, engine_restarts.Value()),
       Value(kNonfiniteRows, count(stats.nonfinite_rows)),
+      Value(kUsageLogFailures, impl_->usage_log_failures.Value()),
+      Value(kUsageRecordsLost, impl_->usage_records_lost.Value()),
       Value(kEngineHealthy, engine_healthy ? 1 : 0),
       Value(kBuildInfo, 1, {{"version", version}}),
   };

@@ -32,6 +32,10 @@ class Metrics {
 
   void CountEngineRestart();
 
+  // Of the usage ledger: attempts to write that failed, and records that were given up.
+  void CountUsageLogFailure();
+  void CountUsageRecordLost();
+
   // Prometheus text, version 0.0.4. `stats` may come from a younger engine than the last time: Prometheus takes a
   // counter that falls for a restart.
   std::string Render(const EngineStats& stats, bool engine_healthy) const;

@@ -10,9 +10,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <functional>
 #include <optional>
 #include <set>
 #include <span>
@@ -29,6 +31,20 @@ constexpr size_t kMaxNameBytes = 200;
 constexpr size_t kSecretBytes = 24;
 constexpr size_t kIdBytes = 4;
 constexpr mode_t kFileMode = 0600;
+
+struct SettingInfo {
+  std::string_view name;
+  int64_t KeySettings::*member;
+  int64_t min;
+  int64_t max;
+};
+
+constexpr SettingInfo kSettings[] = {
+    {"requests_per_minute", &KeySettings::requests_per_minute, 0, 1'000'000'000},
+    {"tokens_per_minute", &KeySettings::tokens_per_minute, 0, 1'000'000'000'000},
+    {"concurrent_requests", &KeySettings::concurrent_requests, 0, 1'000'000},
+    {"share_weight", &KeySettings::share_weight, 1, 1000},
+};
 
 class FileDescriptor {
  public:
@@ -94,19 +110,43 @@ std::string_view TakeWord(std::string_view& line) {
 
 bool IsIgnored(std::string_view line) { return line.empty() || line.front() == '#'; }
 
-std::optional<ApiKey> ParseLine(std::string_view line) {
+bool BeginsWithSetting(std::string_view text) { return text.substr(0, text.find(' ')).find('=') != text.npos; }
+
+absl::Status ParseSettings(std::string_view& line, KeySettings& settings) {
+  while (BeginsWithSetting(line)) {
+    const std::string_view word = TakeWord(line);
+    const size_t equals = word.find('=');
+    const std::string_view digits = word.substr(equals + 1);
+    KeyChange change{.setting = std::string(word.substr(0, equals))};
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), change.value);
+    if (error != std::errc() || end != digits.data() + digits.size()) {
+      return InvalidArgument("{} is not a whole number", change.setting);
+    }
+    OPTSERVE_RETURN_IF_ERROR(ApplyChanges({&change, 1}, settings));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ApiKey> ParseLine(std::string_view line) {
   ApiKey key;
   key.id = TakeWord(line);
   const std::optional<ApiKeyHash> hash = HashFromHex(TakeWord(line));
   key.created = TakeWord(line);
+  if (!key.id.starts_with("key-") || key.id.size() > 64 || !hash || key.created.empty()) {
+    return InvalidArgument("not `ID SHA256 CREATED [SETTING=N ...] NAME`");
+  }
+  OPTSERVE_RETURN_IF_ERROR(ParseSettings(line, key.settings));
   key.name = line;
-  if (!key.id.starts_with("key-") || key.id.size() > 64 || !hash || key.created.empty()) return std::nullopt;
   key.hash = *hash;
   return key;
 }
 
 std::string PrintLine(const ApiKey& key) {
-  return fmt::format("{} {} {}{}{}\n", key.id, ToHex(key.hash), key.created, key.name.empty() ? "" : " ", key.name);
+  std::string line = fmt::format("{} {} {}", key.id, ToHex(key.hash), key.created);
+  for (const std::string& part : {PrintSettings(key.settings), key.name}) {
+    if (!part.empty()) line += fmt::format(" {}", part);
+  }
+  return line + '\n';
 }
 
 absl::StatusOr<std::string> ReadWhole(const fs::path& file) {
@@ -152,11 +192,12 @@ absl::StatusOr<std::vector<Line>> ReadLines(const fs::path& file) {
     begin = end + 1;
     std::optional<ApiKey> key;
     if (!IsIgnored(line)) {
-      key = ParseLine(line);
-      if (!key) {
-        return InvalidArgument("API key file {}, line {}: not `ID SHA256 CREATED NAME`", file.string(),
-                               lines.size() + 1);
+      absl::StatusOr<ApiKey> parsed = ParseLine(line);
+      if (!parsed.ok()) {
+        return InvalidArgument("API key file {}, line {}: {}", file.string(), lines.size() + 1,
+                               std::string(parsed.status().message()));
       }
+      key = *std::move(parsed);
       if (!ids.insert(key->id).second) {
         return InvalidArgument("API key file {}, line {}: {} is there twice", file.string(), lines.size() + 1, key->id);
       }
@@ -174,7 +215,61 @@ absl::StatusOr<std::unique_ptr<FileDescriptor>> LockDirectoryOf(const fs::path& 
   return fd;
 }
 
+// Writes the whole file anew, beside the old one, and puts it in its place: a reader sees one or the other.
+absl::Status ReplaceFile(const fs::path& file, std::string_view text) {
+  const fs::path next = file.string() + ".new";
+  const FileDescriptor fd(::open(next.c_str(), O_WRONLY | O_TRUNC | O_CREAT | O_CLOEXEC, kFileMode));
+  if (fd.get() < 0) return FileError(next, "cannot be written");
+  OPTSERVE_RETURN_IF_ERROR(WriteWhole(next, fd.get(), text));
+  if (std::rename(next.c_str(), file.c_str()) != 0) return FileError(file, "cannot be replaced");
+  return absl::OkStatus();
+}
+
+// Rewrites the file with what `change` makes of the key's line; it may empty it. The result is the key afterwards.
+absl::StatusOr<ApiKey> RewriteKey(const fs::path& file, std::string_view id,
+                                  const std::function<absl::StatusOr<std::string>(ApiKey&)>& change) {
+  OPTSERVE_ASSIGN_OR_RETURN(const auto lock, LockDirectoryOf(file));
+  OPTSERVE_ASSIGN_OR_RETURN(std::vector<Line> lines, ReadLines(file));
+  std::optional<ApiKey> changed;
+  std::string text;
+  for (Line& line : lines) {
+    if (line.key && line.key->id == id) {
+      OPTSERVE_ASSIGN_OR_RETURN(const std::string next, change(*line.key));
+      text += next;
+      changed = std::move(line.key);
+    } else {
+      text += line.text;
+      text += '\n';
+    }
+  }
+  if (!changed) return NotFound("API key file {} has no key {}", file.string(), id);
+  OPTSERVE_RETURN_IF_ERROR(ReplaceFile(file, text));
+  return *std::move(changed);
+}
+
 }  // namespace
+
+absl::Status ApplyChanges(std::span<const KeyChange> changes, KeySettings& settings) {
+  for (const KeyChange& change : changes) {
+    const auto* info = std::ranges::find(kSettings, change.setting, &SettingInfo::name);
+    if (info == std::end(kSettings)) return InvalidArgument("there is no setting {}", change.setting);
+    if (change.value < info->min || change.value > info->max) {
+      return InvalidArgument("{} is {}, but it must be from {} to {}", change.setting, change.value, info->min,
+                             info->max);
+    }
+    settings.*info->member = change.value;
+  }
+  return absl::OkStatus();
+}
+
+std::string PrintSettings(const KeySettings& settings) {
+  std::string text;
+  for (const SettingInfo& info : kSettings) {
+    if (settings.*info.member == KeySettings().*info.member) continue;
+    text += fmt::format("{}{}={}", text.empty() ? "" : " ", info.name, settings.*info.member);
+  }
+  return text;
+}
 
 ApiKeyHash HashApiKey(std::string_view secret) {
   ApiKeyHash hash{};
@@ -192,15 +287,19 @@ absl::StatusOr<std::vector<ApiKey>> ReadApiKeys(const fs::path& file) {
   return keys;
 }
 
-absl::StatusOr<NewApiKey> AddApiKey(const fs::path& file, std::string_view name) {
+absl::StatusOr<NewApiKey> AddApiKey(const fs::path& file, std::string_view name, const KeySettings& settings) {
   if (name.size() > kMaxNameBytes || std::any_of(name.begin(), name.end(), [](unsigned char c) { return c < ' '; })) {
     return InvalidArgument("a key's name must be at most {} bytes without control characters", kMaxNameBytes);
+  }
+  if (BeginsWithSetting(name)) {
+    return InvalidArgument("a key's name must not begin with a word that has a '=': that is where settings are");
   }
   OPTSERVE_ASSIGN_OR_RETURN(const auto lock, LockDirectoryOf(file));
   OPTSERVE_ASSIGN_OR_RETURN(const std::string secret, RandomHex(kSecretBytes));
   OPTSERVE_ASSIGN_OR_RETURN(const std::string id, RandomHex(kIdBytes));
-  NewApiKey made{.secret = fmt::format("sk-{}", secret),
-                 .key = {.id = fmt::format("key-{}", id), .created = Now(), .name = std::string(name)}};
+  NewApiKey made{
+      .secret = fmt::format("sk-{}", secret),
+      .key = {.id = fmt::format("key-{}", id), .created = Now(), .settings = settings, .name = std::string(name)}};
   made.key.hash = HashApiKey(made.secret);
 
   std::string before;
@@ -217,26 +316,15 @@ absl::StatusOr<NewApiKey> AddApiKey(const fs::path& file, std::string_view name)
   return made;
 }
 
+absl::StatusOr<ApiKey> ChangeApiKey(const fs::path& file, std::string_view id, std::span<const KeyChange> changes) {
+  return RewriteKey(file, id, [&](ApiKey& key) -> absl::StatusOr<std::string> {
+    OPTSERVE_RETURN_IF_ERROR(ApplyChanges(changes, key.settings));
+    return PrintLine(key);
+  });
+}
+
 absl::StatusOr<ApiKey> RevokeApiKey(const fs::path& file, std::string_view id) {
-  OPTSERVE_ASSIGN_OR_RETURN(const auto lock, LockDirectoryOf(file));
-  OPTSERVE_ASSIGN_OR_RETURN(const std::vector<Line> lines, ReadLines(file));
-  std::optional<ApiKey> revoked;
-  std::string text;
-  for (const Line& line : lines) {
-    if (line.key && line.key->id == id) {
-      revoked = line.key;
-    } else {
-      text += line.text;
-      text += '\n';
-    }
-  }
-  if (!revoked) return NotFound("API key file {} has no key {}", file.string(), id);
-  const fs::path next = file.string() + ".new";
-  const FileDescriptor fd(::open(next.c_str(), O_WRONLY | O_TRUNC | O_CREAT | O_CLOEXEC, kFileMode));
-  if (fd.get() < 0) return FileError(next, "cannot be written");
-  OPTSERVE_RETURN_IF_ERROR(WriteWhole(next, fd.get(), text));
-  if (std::rename(next.c_str(), file.c_str()) != 0) return FileError(file, "cannot be replaced");
-  return *std::move(revoked);
+  return RewriteKey(file, id, [](ApiKey&) -> absl::StatusOr<std::string> { return ""; });
 }
 
 }  // namespace optserve

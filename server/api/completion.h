@@ -64,6 +64,7 @@ struct CompletionRequest {
 
   // Not from the client's fields: the transport knows it.
   std::string api_key_id;  // empty: anonymous
+  std::string request_id;  // the transport's name for it, if it has one; for the usage ledger
 
   bool operator==(const CompletionRequest&) const = default;
 };

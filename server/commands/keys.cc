@@ -13,7 +13,9 @@ namespace optserve {
 namespace {
 
 absl::Status New(const KeysOptions& options) {
-  OPTSERVE_ASSIGN_OR_RETURN(const NewApiKey made, AddApiKey(options.file, options.name));
+  KeySettings settings;
+  OPTSERVE_RETURN_IF_ERROR(ApplyChanges(options.changes, settings));
+  OPTSERVE_ASSIGN_OR_RETURN(const NewApiKey made, AddApiKey(options.file, options.name, settings));
   std::printf("%s\n", made.secret.c_str());
   std::fprintf(stderr, "optserve: this is %s; keep it now, only its hash is kept here\n", made.key.id.c_str());
   return absl::OkStatus();
@@ -21,25 +23,41 @@ absl::Status New(const KeysOptions& options) {
 
 absl::Status List(const KeysOptions& options) {
   OPTSERVE_ASSIGN_OR_RETURN(const std::vector<ApiKey> keys, ReadApiKeys(options.file));
-  for (const ApiKey& key : keys) std::printf("%s %s %s\n", key.id.c_str(), key.created.c_str(), key.name.c_str());
+  for (const ApiKey& key : keys) {
+    std::string line = key.id + " " + key.created;
+    for (const std::string& part : {PrintSettings(key.settings), key.name}) {
+      if (!part.empty()) line += " " + part;
+    }
+    std::printf("%s\n", line.c_str());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Set(const KeysOptions& options) {
+  if (options.id.empty() || options.changes.empty()) {
+    return InvalidArgument("keys set needs the ID of a key and what to set, such as --requests-per-minute 60");
+  }
+  OPTSERVE_ASSIGN_OR_RETURN(const ApiKey key, ChangeApiKey(options.file, options.id, options.changes));
+  std::fprintf(stderr, "optserve: %s has changed; a server that runs reads it on SIGHUP\n", key.id.c_str());
   return absl::OkStatus();
 }
 
 absl::Status Revoke(const KeysOptions& options) {
   if (options.id.empty()) return InvalidArgument("keys revoke needs the ID of a key; optserve keys list shows them");
   OPTSERVE_ASSIGN_OR_RETURN(const ApiKey key, RevokeApiKey(options.file, options.id));
-  std::fprintf(stderr, "optserve: %s is revoked, from the next start of the server on\n", key.id.c_str());
+  std::fprintf(stderr, "optserve: %s is revoked; a server that runs reads it on SIGHUP\n", key.id.c_str());
   return absl::OkStatus();
 }
 
 absl::Status Run(const KeysOptions& options) {
-  if (options.action != "revoke" && !options.id.empty()) {
+  if (options.action != "revoke" && options.action != "set" && !options.id.empty()) {
     return InvalidArgument("keys {} takes no '{}'", options.action, options.id);
   }
   if (options.action == "new") return New(options);
   if (options.action == "list") return List(options);
   if (options.action == "revoke") return Revoke(options);
-  return InvalidArgument("keys takes new, list or revoke, not '{}'", options.action);
+  if (options.action == "set") return Set(options);
+  return InvalidArgument("keys takes new, list, set or revoke, not '{}'", options.action);
 }
 
 }  // namespace

@@ -46,6 +46,24 @@ FinishReason ReasonOf(const absl::Status& failure) {
   return FinishReason::kError;
 }
 
+// As the metric optserve_requests_total has them.
+std::string_view FinishName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kDeadline:
+      return "deadline";
+    case FinishReason::kError:
+    case FinishReason::kNone:
+      break;
+  }
+  return "error";
+}
+
 // How many best tokens the answers need of each prompt token; -1: not even its own log probability.
 int32_t NumPromptLogprobs(const CompletionRequest& request) {
   const int32_t for_echo = request.echo ? request.logprobs.value_or(-1) : -1;
@@ -71,7 +89,8 @@ GenerateRequest CallState::MakeRequest(const PreparedPrompt& prompt, RequestId i
                           .user = request_.user,
                           .cache_salt = request_.cache_salt,
                           .priority = request_.priority,
-                          .batch = request_.batch};
+                          .batch = request_.batch,
+                          .share_weight = setup_.lease != nullptr ? setup_.lease->share_weight() : 1};
   request.sampling = {.temperature = request_.temperature,
                       .top_k = request_.top_k,
                       .top_p = request_.top_p,
@@ -112,6 +131,11 @@ void CallState::Begin(std::vector<PreparedPrompt> prompts, const std::vector<uin
     }
   }
   num_unfinished_ = static_cast<int32_t>(prompts.size()) * num_candidates();
+  if (setup_.lease != nullptr) {
+    const int64_t answers = int64_t{num_unfinished_} * request_.max_tokens.value_or(kDefaultMaxTokens);
+    absl::Status status = setup_.lease->ReserveTokens(usage_.prompt_tokens + answers);
+    if (!status.ok()) return Fail(std::move(status));
+  }
   {
     const std::lock_guard lock(mu_);
     has_begun_ = true;
@@ -127,8 +151,14 @@ absl::Status CallState::SubmitAll(const std::vector<uint64_t>& seeds) {
       const std::lock_guard lock(mu_);
       if (has_ended_) return absl::OkStatus();
       submitted_.push_back(id);
+      num_open_ += num_candidates();
     }
-    OPTSERVE_RETURN_IF_ERROR(setup_.engine->Submit(MakeRequest(prompts_[i].prompt, id, seeds[i]), shared_from_this()));
+    absl::Status status = setup_.engine->Submit(MakeRequest(prompts_[i].prompt, id, seeds[i]), shared_from_this());
+    if (!status.ok()) {
+      const std::lock_guard lock(mu_);
+      num_open_ -= num_candidates();
+      return status;
+    }
     // Who ended the call meanwhile may have cancelled `id` before the engine knew it.
     const std::lock_guard lock(mu_);
     if (has_ended_) {
@@ -149,12 +179,23 @@ void CallState::Fail(absl::Status error) {
 
 void CallState::OnEvents(std::vector<TokenEvent> events) {
   const int64_t now_ns = NowNs();
+  bool has_news = false;
+  std::optional<UsageRecord> record;
   {
     const std::lock_guard lock(mu_);
-    if (has_ended_) return;
-    arrivals_.push_back({.time_ns = now_ns, .events = std::move(events)});
+    for (const TokenEvent& event : events) {
+      engine_ns_ += event.engine_ns;
+      if (event.finish != FinishReason::kNone) --num_open_;
+      if (has_ended_ || !event.token) continue;
+      ++spent_.completion_tokens;
+      if (event.choice == 0) spent_.cached_tokens += event.cached_tokens;
+    }
+    has_news = !has_ended_;
+    if (has_news) arrivals_.push_back({.time_ns = now_ns, .events = std::move(events)});
+    record = TakeRecord(/*is_over=*/false);
   }
-  setup_.on_ready();
+  Record(record);
+  if (has_news) setup_.on_ready();
 }
 
 CompletionBatch CallState::Take() {
@@ -178,11 +219,11 @@ CompletionBatch CallState::Take() {
     if (!has_delivered_) batch.events.clear();  // then the error can be the whole answer
     batch.error = failure;
     batch.done = true;
-    End(ReasonOf(failure));
+    End(ReasonOf(failure), usage_);
   } else if (has_begun && num_unfinished_ == 0) {
     if (!request_.stream) FinishWhole(batch.events);
     batch.done = true;
-    End(reason_);
+    End(reason_, usage_);
   }
   has_delivered_ = has_delivered_ || !batch.events.empty();
   is_done_ = batch.done;
@@ -274,25 +315,64 @@ void CallState::Cancel() {
     if (has_ended_) return;
     is_cancelled_ = true;
   }
-  End(FinishReason::kCancelled);
+  End(FinishReason::kCancelled, std::nullopt);
 }
 
-void CallState::End(FinishReason reason) {
+void CallState::End(FinishReason reason, const std::optional<Usage>& usage) {
   std::vector<RequestId> submitted;
   bool has_begun = false;
+  int64_t used_tokens = 0;
+  std::optional<UsageRecord> record;
   {
     const std::lock_guard lock(mu_);
     if (has_ended_) return;
     has_ended_ = true;
     has_begun = has_begun_;
     arrivals_.clear();
+    end_reason_ = reason;
+    if (has_begun) {
+      // The engine's own errors cost nobody anything.
+      if (reason != FinishReason::kError) used_tokens = usage_.prompt_tokens;
+      if (usage) spent_ = *usage;
+      spent_.prompt_tokens = usage_.prompt_tokens;
+      used_tokens += spent_.completion_tokens;
+    }
     // An end of its own leaves nothing to cancel.
     if (reason != FinishReason::kStop && reason != FinishReason::kLength) submitted.swap(submitted_);
+    record = TakeRecord(/*is_over=*/false);
   }
   for (const RequestId id : submitted) setup_.engine->Cancel(id);
+  if (setup_.lease != nullptr) setup_.lease->Settle(used_tokens);
+  Record(record);
   // A request that was refused before it began is the transport's to count.
   if (has_begun && setup_.metrics != nullptr)
     setup_.metrics->ObserveRequest(Seconds(NowNs() - setup_.start_ns), reason);
+}
+
+std::optional<UsageRecord> CallState::TakeRecord(bool is_over) {
+  if (setup_.ledger == nullptr || is_recorded_ || !has_begun_ || !has_ended_) return std::nullopt;
+  if (num_open_ > 0 && !is_over) return std::nullopt;
+  is_recorded_ = true;
+  return UsageRecord{.request_id = request_.request_id,
+                     .id = setup_.id,
+                     .key_id = request_.api_key_id,
+                     .user = request_.user,
+                     .model = setup_.model_name,
+                     .prompt_tokens = spent_.prompt_tokens,
+                     .completion_tokens = spent_.completion_tokens,
+                     .cached_tokens = spent_.cached_tokens,
+                     .engine_seconds = Seconds(engine_ns_),
+                     .finish = FinishName(end_reason_)};
+}
+
+void CallState::Record(const std::optional<UsageRecord>& record) const {
+  if (record) setup_.ledger->Append(*record);
+}
+
+// The engine may have gone without saying the last word, as it does when the server ends.
+CallState::~CallState() {
+  const std::lock_guard lock(mu_);
+  Record(TakeRecord(/*is_over=*/true));
 }
 
 }  // namespace optserve

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "absl/status/status.h"
 #include "engine/engine_client.h"
 #include "engine/util/metrics.h"
+#include "server/access/key_quotas.h"
+#include "server/access/usage_ledger.h"
 #include "server/api/completion.h"
 #include "server/completion/choice_assembler.h"
 #include "server/completion/completion_service.h"
@@ -27,13 +30,18 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
   struct Setup {
     EngineClient* engine = nullptr;
     const Tokenizer* tokenizer = nullptr;
-    Metrics* metrics = nullptr;   // may be nullptr
+    Metrics* metrics = nullptr;         // may be nullptr
+    UsageLedger* ledger = nullptr;      // may be nullptr
+    std::unique_ptr<QuotaLease> lease;  // may be none
+    std::string id;                     // "cmpl-..."
+    std::string model_name;
     RequestId first_request = 0;  // prompt i is request first_request + i
     int64_t start_ns = 0;         // monotonic, when the client's request arrived
     std::function<void()> on_ready;
   };
 
   CallState(Setup setup, CompletionRequest request);
+  ~CallState() override;
 
   const CompletionRequest& request() const { return request_; }
 
@@ -86,8 +94,13 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
   void FinishWhole(std::vector<CompletionEvent>& out);
   void ObserveToken(Choice& choice, int64_t time_ns) const;
 
-  // Ends the call, once: what the engine still does for it is cancelled, its duration is counted.
-  void End(FinishReason reason);
+  // Ends the call, once: what the engine still does for it is cancelled, its duration is counted. `usage`: what the
+  // client was told; none when it has gone, then what the engine made counts.
+  void End(FinishReason reason, const std::optional<Usage>& usage);
+
+  // What goes to the ledger, when all is over that the engine did for the call, or nobody will say more: once.
+  std::optional<UsageRecord> TakeRecord(bool is_over) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Record(const std::optional<UsageRecord>& record) const;
 
   int32_t num_candidates() const { return request_.best_of.value_or(request_.n); }
 
@@ -102,6 +115,11 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
   bool has_begun_ ABSL_GUARDED_BY(mu_) = false;  // from then on what follows below is Take's
   bool is_cancelled_ ABSL_GUARDED_BY(mu_) = false;
   bool has_ended_ ABSL_GUARDED_BY(mu_) = false;
+  Usage spent_ ABSL_GUARDED_BY(mu_);  // by the engine's events; once it has ended, what is recorded
+  int64_t engine_ns_ ABSL_GUARDED_BY(mu_) = 0;
+  int32_t num_open_ ABSL_GUARDED_BY(mu_) = 0;  // answers that were submitted, and whose last event has not come
+  FinishReason end_reason_ ABSL_GUARDED_BY(mu_) = FinishReason::kNone;
+  bool is_recorded_ ABSL_GUARDED_BY(mu_) = false;
 
   std::vector<PromptState> prompts_;
   Usage usage_;

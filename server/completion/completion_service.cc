@@ -11,6 +11,7 @@
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "server/access/key_quotas.h"
 #include "server/api/error_codec.h"
 #include "server/completion/call.h"
 #include "server/completion/prompts.h"
@@ -98,26 +99,37 @@ class CompletionService::Impl {
 
 std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
                                                                std::function<void()> on_ready) {
-  const absl::Status model_status = CheckModelName(request.model, options_.served_model_name);
+  absl::Status status = CheckModelName(request.model, options_.served_model_name);
+  std::unique_ptr<QuotaLease> lease;
+  if (status.ok() && options_.quotas != nullptr) {
+    absl::StatusOr<std::unique_ptr<QuotaLease>> admitted = options_.quotas->Admit(request.api_key_id);
+    status = admitted.status();
+    if (admitted.ok()) lease = *std::move(admitted);
+  }
+  std::string id = fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64());
   const size_t text_bytes = TextBytes(request);
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   const auto state = std::make_shared<CallState>(
       CallState::Setup{.engine = &engine_,
                        .tokenizer = tokenizer(),
                        .metrics = options_.metrics,
+                       .ledger = options_.ledger,
+                       .lease = std::move(lease),
+                       .id = id,
+                       .model_name = options_.served_model_name,
                        .first_request = next_request_.fetch_add(request.prompts.size()),
                        .start_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count(),
                        .on_ready = std::move(on_ready)},
       std::move(request));
   auto call = std::make_shared<Call>(
-      state, fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64()),
+      state, std::move(id),
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
       system_fingerprint_);
-  if (!model_status.ok()) {
-    state->Fail(model_status);
+  if (!status.ok()) {
+    state->Fail(std::move(status));
   } else if (text_bytes <= static_cast<size_t>(options_.inline_text_bytes)) {
     Begin(*state);
-  } else if (!queue_.Push([this, state] { Begin(*state); })) {
+  } else if (!queue_.Push([this, state] { Begin(*state); }, [state] { state->Fail(ShuttingDown()); })) {
     state->Fail(WithRetryAfter(ResourceExhausted("{} long texts wait to be tokenized", options_.max_waiting_texts), 1));
   }
   return call;

@@ -15,7 +15,9 @@
 
 namespace optserve {
 
+class KeyQuotas;
 class Metrics;
+class UsageLedger;
 
 // What a call has produced since it was last asked.
 struct CompletionBatch {
@@ -62,10 +64,14 @@ class CompletionService {
     int32_t inline_text_bytes = 16 * 1024;
     int32_t max_waiting_texts = 256;  // long texts that wait for those threads; more are ResourceExhausted
     Metrics* metrics = nullptr;       // borrowed; nullptr: nothing is counted
+    KeyQuotas* quotas = nullptr;      // borrowed; nullptr: no key has limits
+    UsageLedger* ledger = nullptr;    // borrowed, outlives the engine; nullptr: nothing is recorded
   };
 
   // `tokenizer` is none for a model that is served for ids only. Both outlive the service.
   CompletionService(EngineClient& engine, std::optional<Tokenizer> tokenizer, Options options);
+
+  // Calls that wait to be tokenized fail with shutting_down.
   ~CompletionService();
 
   // Begins a request. `on_ready` is called from any thread, also from within Start, whenever Take may have something

@@ -16,13 +16,16 @@ WorkQueue::~WorkQueue() {
   }
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  for (const Entry& entry : waiting_) {
+    if (entry.on_dropped) entry.on_dropped();
+  }
 }
 
-bool WorkQueue::Push(std::function<void()> work) {
+bool WorkQueue::Push(std::function<void()> work, std::function<void()> on_dropped) {
   {
     const std::lock_guard lock(mu_);
     if (waiting_.size() >= max_waiting_) return false;
-    waiting_.push_back(std::move(work));
+    waiting_.push_back({std::move(work), std::move(on_dropped)});
   }
   changed_.notify_one();
   return true;
@@ -35,7 +38,7 @@ void WorkQueue::Run() {
       std::unique_lock lock(mu_);
       changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
       if (stopping_) return;
-      work = std::move(waiting_.front());
+      work = std::move(waiting_.front().work);
       waiting_.pop_front();
     }
     work();

@@ -29,6 +29,13 @@ grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext& context, const abs
   return reactor;
 }
 
+// "127.0.0.1" of "ipv4:127.0.0.1:54321", "%5B::1%5D" of "ipv6:%5B::1%5D:54321".
+std::string_view AddressOf(std::string_view peer) {
+  const size_t begin = peer.find(':') + 1;  // 0 if there is none
+  const size_t end = peer.rfind(':');
+  return end == peer.npos || end < begin ? peer : peer.substr(begin, end - begin);
+}
+
 // Seconds until the client stops waiting; none if it always will.
 std::optional<double> SecondsLeft(const grpc::CallbackServerContext& context) {
   constexpr double kForever = 1e8;  // seconds; three years
@@ -47,8 +54,9 @@ absl::StatusOr<std::string> GrpcCompletionService::Authorize(const grpc::Callbac
   if (!options_.authorize) return std::string();
   const auto& metadata = context.client_metadata();
   const auto found = metadata.find("authorization");
-  if (found == metadata.end()) return options_.authorize({});
-  return options_.authorize({found->second.data(), found->second.size()});
+  const std::string peer = context.peer();
+  if (found == metadata.end()) return options_.authorize({}, AddressOf(peer));
+  return options_.authorize({found->second.data(), found->second.size()}, AddressOf(peer));
 }
 
 absl::StatusOr<CompletionService*> GrpcCompletionService::Service() const {

@@ -5,6 +5,8 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -127,7 +129,7 @@ class GrpcServer::Impl {
 
     grpc::ServerBuilder builder;
     int bound = 0;
-    builder.AddListeningPort(endpoint_.WithPort(options_.port), grpc::InsecureServerCredentials(), &bound);
+    builder.AddListeningPort(endpoint_.WithPort(options_.port), Credentials(), &bound);
     builder.RegisterService(&service_);
     builder.SetMaxReceiveMessageSize(options_.max_request_bytes);
     // The size limit counts compressed bytes: without this 16 MiB of zeros would become gigabytes.
@@ -179,6 +181,16 @@ class GrpcServer::Impl {
   }
 
  private:
+  std::shared_ptr<grpc::ServerCredentials> Credentials() const {
+    if (options_.tls_bundle_file.empty()) return grpc::InsecureServerCredentials();
+    const std::string& file = options_.tls_bundle_file;  // certificates and key are each found in the one file
+    grpc::experimental::TlsServerCredentialsOptions options(
+        std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(file, file, /*refresh_interval_sec=*/1));
+    options.watch_identity_key_cert_pairs();
+    options.set_cert_request_type(GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
+    return grpc::experimental::TlsServerCredentials(options);
+  }
+
   // Tells the health service, and with it who watches it, what has changed. On any thread.
   void UpdateHealth() {
     std::lock_guard lock(health_mu_);

@@ -14,8 +14,7 @@
 
 namespace optserve {
 
-// The gRPC front: optserve.v1.Completion (proto/optserve/v1/completion.proto), grpc.health.v1 and server reflection. No
-// TLS.
+// The gRPC front: optserve.v1.Completion (proto/optserve/v1/completion.proto), grpc.health.v1 and server reflection.
 //
 // It answers from the moment it has started, so that a taken port is known before a model is loaded: health at once,
 // calls with UNAVAILABLE model_loading until Serve() says who makes completions.
@@ -46,9 +45,13 @@ class GrpcServer {
     // From memory, at once; asked several times a second. None: always OK.
     std::function<absl::Status()> ready;
 
-    // From `authorization` of the call's metadata (empty: it has none) to the id of the key, or Unauthenticated. Asked
-    // for calls of Completion, not for health and reflection. None: everybody is anonymous.
-    std::function<absl::StatusOr<std::string>(std::string_view authorization)> authorize;
+    // From `authorization` of the call's metadata (empty: it has none) and the client's address to the id of the key,
+    // or Unauthenticated. Asked for calls of Completion, not for health and reflection. None: everybody is anonymous.
+    std::function<absl::StatusOr<std::string>(std::string_view authorization, std::string_view address)> authorize;
+
+    // PEM of the certificate, those that lead to a root, and the key; looked at every second, and new connections get
+    // what it then holds. Empty: everything is in clear.
+    std::string tls_bundle_file;
 
     const Log* log = nullptr;  // outlives the server; gets a warning when `host` is not loopback
   };

@@ -70,9 +70,10 @@ class NoticeScope {
 
 }  // namespace
 
-Connection::Connection(std::shared_ptr<IoLoop> loop, TcpSocket socket, ServerState& server, WorkerPool& workers)
+Connection::Connection(std::shared_ptr<IoLoop> loop, TcpSocket socket, const std::shared_ptr<ssl_ctx_st>& tls,
+                       ServerState& server, WorkerPool& workers)
     : loop_(std::move(loop)),
-      socket_(std::move(socket)),
+      socket_(std::move(socket), tls),
       server_(server),
       workers_(workers),
       parser_(server.options.limits) {}
@@ -85,11 +86,11 @@ Connection::~Connection() {
 void Connection::Start() {
   loop_->Add(shared_from_this());
   asio::co_spawn(
-      socket_.get_executor(), [self = shared_from_this()] { return self->Run(); },
+      socket_.tcp().get_executor(), [self = shared_from_this()] { return self->Run(); },
       [self = shared_from_this()](const std::exception_ptr&) {
         // Out of memory is all that can be thrown; the connection is the price.
         error_code ignored;
-        self->socket_.close(ignored);
+        self->socket_.tcp().close(ignored);
         self->loop_->Remove(*self);
       });
 }
@@ -98,7 +99,7 @@ bool Connection::IsDue(Clock::time_point now) const {
   if (deadline_ <= now) return true;
   if (input_watched_ || gone_ || in_.empty()) return false;
   // The client has sent more requests than we read ahead, and the end of the stream would be behind them.
-  pollfd poll_fd{.fd = const_cast<TcpSocket&>(socket_).native_handle(), .events = POLLRDHUP, .revents = 0};
+  pollfd poll_fd{.fd = const_cast<TcpSocket&>(socket_.tcp()).native_handle(), .events = POLLRDHUP, .revents = 0};
   return ::poll(&poll_fd, 1, 0) > 0;
 }
 
@@ -118,13 +119,43 @@ void Connection::OnStop() {
 }
 
 Task<void> Connection::Run() {
-  bool go_on = co_await ReadRequest(/*is_first=*/true);
+  bool go_on = co_await Handshake();
+  if (go_on) go_on = co_await ReadRequest(/*is_first=*/true);
   while (go_on) {
     go_on = co_await Answer(parser_.Take());
     ChargeBody(0);
     if (go_on) go_on = co_await ReadRequest(/*is_first=*/false);
   }
   co_await Close();
+}
+
+Task<bool> Connection::Handshake() {
+  if (!socket_.is_tls()) {
+    is_open_ = true;
+    co_return true;
+  }
+  SetDeadline(server_.options.limits.handshake_time);
+  for (;;) {
+    const ClientSocket::Progress progress = socket_.Handshake();
+    if (progress == ClientSocket::Progress::kDone) break;
+    if (progress == ClientSocket::Progress::kPlainHttp) {
+      is_open_ = true;
+      co_return co_await Refuse(ErrorResponse(400, "this port speaks TLS: use https://"));
+    }
+    if (progress == ClientSocket::Progress::kFailed) gone_ = true;
+    unsigned reason = 0;
+    if (!gone_) {
+      WatchInput();
+      reason = co_await wakeup_.Next();
+    }
+    if (gone_ || stopped_ || (reason & kDeadline)) {
+      gone_ = broken_ = true;
+      co_return false;
+    }
+  }
+  ClearDeadline();
+  is_open_ = true;
+  co_return true;
 }
 
 Task<bool> Connection::ReadRequest(bool is_first) {
@@ -218,11 +249,12 @@ void Connection::DecideByHeader() {
 
 absl::StatusOr<std::string> Connection::Authorize(const Route& route) const {
   const HttpServer::Options& options = server_.options;
-  const bool needs_key =
-      route.access == RouteAccess::kKey || (route.access == RouteAccess::kProbe && options.probes_need_key);
+  const bool needs_key = route.access == RouteAccess::kKey ||
+                         (route.access == RouteAccess::kProbe && options.probes_need_key) ||
+                         (route.access == RouteAccess::kMetrics && options.metrics_need_key);
   if (!options.authorize || !needs_key) return std::string();
   error_code error;
-  const asio::ip::tcp::endpoint peer = socket_.remote_endpoint(error);
+  const asio::ip::tcp::endpoint peer = socket_.tcp().remote_endpoint(error);
   return options.authorize(parser_.request().Field("authorization"), error ? "" : peer.address().to_string());
 }
 
@@ -261,6 +293,7 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   }
 
   decoded->api_key_id = api_key_id_;
+  decoded->request_id = request_id_;
   const bool stream = decoded->stream;
   if (stream && minor_version_ == 0) keep_alive_ = false;  // the end of the stream is the end of the connection
   CompletionAnswer answer(*decoded, service->options().served_model_name, /*chunked=*/minor_version_ == 1);
@@ -407,7 +440,7 @@ Task<void> Connection::Close() {
   error_code ignored;
   if (!gone_ && !stopped_) {
     // Closing while the client still sends would reset the connection, and the answer could be lost (RFC 9112, 9.6).
-    socket_.shutdown(TcpSocket::shutdown_send, ignored);
+    socket_.ShutdownSend();
     SetDeadline(kLingerTime);
     size_t discarded = 0;
     while (!gone_ && !stopped_ && discarded < kLingerBytes) {
@@ -420,7 +453,7 @@ Task<void> Connection::Close() {
     }
   }
   ClearDeadline();
-  socket_.close(ignored);
+  socket_.tcp().close(ignored);
 }
 
 template <typename Function>
@@ -437,22 +470,28 @@ Task<std::invoke_result_t<Function>> Connection::OnWorker(Function f) {
 
 void Connection::WatchInput() {
   if (input_watched_ || gone_ || in_.size() - in_begin_ >= kInputAheadBytes) return;
+  if (is_open_ && socket_.HasBufferedInput()) {
+    ReadInput();
+    wakeup_.Set(kInput);
+    return;
+  }
   input_watched_ = true;
-  socket_.async_wait(TcpSocket::wait_read, [self = shared_from_this()](const error_code& error) {
-    self->input_watched_ = false;
-    if (error) {
-      self->gone_ = true;
-    } else {
-      self->ReadInput();
-    }
-    self->wakeup_.Set(kInput);
-  });
+  socket_.tcp().async_wait(socket_.wants_output() ? TcpSocket::wait_write : TcpSocket::wait_read,
+                           [self = shared_from_this()](const error_code& error) {
+                             self->input_watched_ = false;
+                             if (error) {
+                               self->gone_ = true;
+                             } else if (self->is_open_) {
+                               self->ReadInput();
+                             }
+                             self->wakeup_.Set(kInput);
+                           });
 }
 
 void Connection::ReadInput() {
   std::vector<char>& scratch = loop_->scratch();
   error_code error;
-  const size_t count = socket_.read_some(asio::buffer(scratch), error);
+  const size_t count = socket_.Read(scratch, error);
   if (error == asio::error::would_block || error == asio::error::interrupted) return;
   if (error || count == 0) {
     gone_ = true;
@@ -465,7 +504,7 @@ void Connection::ReadInput() {
 void Connection::WatchOutput() {
   if (output_watched_ || broken_) return;
   output_watched_ = true;
-  socket_.async_wait(TcpSocket::wait_write, [self = shared_from_this()](const error_code& error) {
+  socket_.tcp().async_wait(TcpSocket::wait_write, [self = shared_from_this()](const error_code& error) {
     self->output_watched_ = false;
     if (error) self->gone_ = self->broken_ = true;
     self->wakeup_.Set(kOutput);
@@ -477,7 +516,7 @@ void Connection::WatchOutput() {
 void Connection::WriteOutput() {
   while (output_size() > 0 && !broken_) {
     error_code error;
-    const size_t count = socket_.write_some(asio::buffer(out_.data() + out_begin_, output_size()), error);
+    const size_t count = socket_.Write(std::string_view(out_).substr(out_begin_), error);
     if (error == asio::error::would_block) break;
     if (error == asio::error::interrupted) continue;
     if (error) {

@@ -9,6 +9,7 @@
 #include "server/api/completion.h"
 #include "server/completion/completion_service.h"
 #include "server/http/asio.h"
+#include "server/http/client_socket.h"
 #include "server/http/completion_answer.h"
 #include "server/http/io_loop.h"
 #include "server/http/request_parser.h"
@@ -28,7 +29,9 @@ namespace optserve {
 // Threads: its loop's alone.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(std::shared_ptr<IoLoop> loop, TcpSocket socket, ServerState& server, WorkerPool& workers);
+  // `tls`: see ClientSocket.
+  Connection(std::shared_ptr<IoLoop> loop, TcpSocket socket, const std::shared_ptr<ssl_ctx_st>& tls,
+             ServerState& server, WorkerPool& workers);
   ~Connection();
 
   // Serves until the client or the server has had enough; the loop holds the connection meanwhile.
@@ -46,6 +49,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   enum Reason : unsigned { kInput = 1, kOutput = 2, kEvents = 4, kWork = 8, kDeadline = 16, kEnd = 32 };
 
   Task<void> Run();
+
+  // TLS, if it is spoken here. False: there is nobody to speak it with.
+  Task<bool> Handshake();
 
   // Reads to the end of the next request, and decides by its header. False: there will be none; it has answered if
   // there was something to say.
@@ -86,7 +92,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   ResponseFraming Framing();
 
   const std::shared_ptr<IoLoop> loop_;
-  TcpSocket socket_;
+  ClientSocket socket_;
   ServerState& server_;
   WorkerPool& workers_;
   Wakeup wakeup_;
@@ -101,6 +107,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string in_;  // bytes read; from in_begin_ on not yet parsed
   size_t in_begin_ = 0;
   bool input_watched_ = false;
+  bool is_open_ = false;    // past the handshake: what comes is for us
   size_t body_charge_ = 0;  // of server_.buffered_body_bytes
 
   std::string out_;  // bytes to send, from out_begin_ on

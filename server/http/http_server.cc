@@ -28,7 +28,8 @@ constexpr std::chrono::milliseconds kRetryAcceptAfter{20};
 
 // How often deadlines are looked at: often enough for the shortest of them.
 std::chrono::milliseconds TickOf(const HttpLimits& limits) {
-  const auto shortest = std::min({limits.header_time, limits.body_time, limits.idle_time, limits.stall_time});
+  const auto shortest =
+      std::min({limits.handshake_time, limits.header_time, limits.body_time, limits.idle_time, limits.stall_time});
   return std::clamp(shortest / 8, std::chrono::milliseconds(5), std::chrono::milliseconds(250));
 }
 
@@ -86,7 +87,7 @@ class HttpServer::Impl {
     if (!error) acceptor_.listen(kBacklog, error);
     if (!error) port_ = acceptor_.local_endpoint(error).port();
     if (error) return BindError(where, error);
-    url_ = "http://" + HostAndPort(options.host, port_);
+    url_ = (options.tls ? "https://" : "http://") + HostAndPort(options.host, port_);
     spare_fd_ = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
     return absl::OkStatus();
   }
@@ -164,6 +165,7 @@ class HttpServer::Impl {
     socket.set_option(TcpSocket::send_buffer_size(static_cast<int>(state_.options.limits.send_buffer_bytes)), ignored);
     if (++state_.num_connections > state_.options.limits.connections) {
       --state_.num_connections;
+      if (state_.options.tls) return;  // there is no saying why without a handshake
       HttpResponse response =
           ErrorResponse(absl::UnavailableError("the server has as many connections as it takes; try again"));
       const std::string bytes = SerializeResponse(
@@ -171,7 +173,8 @@ class HttpServer::Impl {
       socket.write_some(asio::buffer(bytes), ignored);
       return;
     }
-    auto connection = std::make_shared<Connection>(loop, std::move(socket), state_, workers_);
+    auto connection = std::make_shared<Connection>(
+        loop, std::move(socket), state_.options.tls ? state_.options.tls() : nullptr, state_, workers_);
     asio::post(loop->context(), [connection = std::move(connection)] { connection->Start(); });
   }
 

@@ -14,9 +14,11 @@
 #include "server/completion/completion_service.h"
 #include "server/http/http_limits.h"
 
+struct ssl_ctx_st;
+
 namespace optserve {
 
-// The HTTP front: sockets, HTTP/1.1, the routes of server/README.md. No TLS, no HTTP/2.
+// The HTTP front: sockets, TLS, HTTP/1.1, the routes of server/README.md. No HTTP/2.
 //
 // It answers from the moment it has started, so that a taken port is known before a model is loaded: probes at once,
 // completions with 503 model_loading until Serve() says who makes them.
@@ -41,6 +43,10 @@ class HttpServer {
     // the answer. None: everybody is anonymous. Probes, /metrics and /version are open to all unless told otherwise.
     std::function<absl::StatusOr<std::string>(std::string_view authorization, std::string_view address)> authorize;
     bool probes_need_key = false;
+    bool metrics_need_key = false;
+
+    // What a new connection's TLS is made with, from memory; none: everything is in clear.
+    std::function<std::shared_ptr<ssl_ctx_st>()> tls;
 
     // Gets a line for each completion (who, what came of it, how long and how much; no text) and one for each failure
     // of ours, with what clients are not told. None: nothing is logged. Outlives the server.

@@ -29,7 +29,7 @@ constexpr auto kRoutes = std::to_array<Route>({
     {"GET", "/readyz", RouteAccess::kProbe, Readyz},
     {"GET", "/health", RouteAccess::kProbe, Readyz},
     {"GET", "/ping", RouteAccess::kProbe, Readyz},
-    {"GET", "/metrics", RouteAccess::kProbe, MetricsText},
+    {"GET", "/metrics", RouteAccess::kMetrics, MetricsText},
     {"", "/v1/chat/completions", RouteAccess::kOpen, ChatIsNotSupported},
 });
 

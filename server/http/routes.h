@@ -19,9 +19,10 @@ struct RouteCall {
 
 // Who may call a route.
 enum class RouteAccess {
-  kOpen,   // anybody
-  kProbe,  // anybody, unless probes_need_key
-  kKey,    // with an API key, where keys are in use
+  kOpen,     // anybody
+  kProbe,    // anybody, unless probes_need_key
+  kMetrics,  // anybody, unless metrics_need_key
+  kKey,      // with an API key, where keys are in use
 };
 
 // One line of the table of routes: what is not in it does not exist.

@@ -32,7 +32,9 @@ MAY_INCLUDE = [
     (r"server/api/", [r"server/(api|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/",
                       r"(proto/)?optserve/v1/"]),
     # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
-    (r"server/completion/", [r"server/(api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
+    # What a key may take and what it took are decided where a request begins and ends, whichever protocol it came by.
+    (r"server/access/", [r"server/(access|api)/", r"engine/util/"]),
+    (r"server/completion/", [r"server/(access|api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|model/opt_sizes)\.h",
                                       r"engine/(planner|util|tools)/"]),
     # The other end of the process border.
