@@ -175,6 +175,7 @@ void Handle(const internal::ToEngine& frame, EngineClient& engine, const std::sh
 }  // namespace
 
 int RunEngineProcess(int fd, const EngineStarter& start) {
+  signal(SIGHUP, SIG_IGN);
   signal(SIGINT, SIG_IGN);
   signal(SIGTERM, SIG_IGN);
   prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -16,6 +16,7 @@
 #include "engine/tools/bench_kernels.h"
 #include "engine/util/log.h"
 #include "engine/util/status.h"
+#include "engine/util/status_macros.h"
 #include "server/commands/checkpoints.h"
 #include "server/commands/completion_script.h"
 #include "server/commands/failure.h"
@@ -222,7 +223,10 @@ int RunServe(const Words& words) {
     return kExitOk;
   }
   if (loaded->config.model.empty()) return Fail(InvalidArgument("serve needs a MODEL; see optserve serve --help"));
-  return Serve(loaded->config);
+  return Serve(loaded->config, [&words]() -> absl::StatusOr<ServerConfig> {
+    OPTSERVE_ASSIGN_OR_RETURN(LoadedServerConfig again, LoadServerConfig(words.server, ProcessEnvironment()));
+    return std::move(again.config);
+  });
 }
 
 int RunGenerate(const Words& words) {

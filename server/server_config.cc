@@ -79,6 +79,8 @@ constexpr std::array<std::pair<std::string_view, DTypeChoice>, 4> kDTypes = {{{"
                                                                               {"float32", DTypeChoice::kFloat32},
                                                                               {"int8", DTypeChoice::kInt8}}};
 constexpr std::array<std::pair<std::string_view, bool>, 2> kMetricsCompat = {{{"none", false}, {"vllm", true}}};
+constexpr std::array<std::pair<std::string_view, LogLevel>, 3> kLogLevels = {
+    {{"info", LogLevel::kInfo}, {"warning", LogLevel::kWarning}, {"error", LogLevel::kError}}};
 constexpr std::array<std::pair<std::string_view, bool>, 2> kUnknownFields = {{{"reject", false}, {"ignore", true}}};
 
 // --- the table ----------------------------------------------------------------------------------------------------
@@ -122,6 +124,21 @@ constexpr ServerOption kOptions[] = {
     {"api-key-file", "FILE", "serve only who has a key of this file, see optserve keys (default: everybody)", false,
      [](std::string_view text, Config& c) { return ParseText(text, c.api_key_file); },
      [](const Config& c) { return c.api_key_file; }},
+    {"probes-need-key", "", "answer /livez, /readyz, /health, /ping and /version only to who has a key", false,
+     [](std::string_view text, Config& c) { return ParseSwitch(text, c.probes_need_key); },
+     [](const Config& c) { return fmt::format("{}", c.probes_need_key); }},
+    {"metrics-need-key", "", "answer /metrics only to who has a key", false,
+     [](std::string_view text, Config& c) { return ParseSwitch(text, c.metrics_need_key); },
+     [](const Config& c) { return fmt::format("{}", c.metrics_need_key); }},
+    {"tls-cert", "FILE", "speak TLS, HTTP and gRPC: the certificate and its chain, in PEM (default: in clear)", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.tls_cert); },
+     [](const Config& c) { return c.tls_cert; }},
+    {"tls-key", "FILE", "the key of --tls-cert, in PEM, without a password", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.tls_key); },
+     [](const Config& c) { return c.tls_key; }},
+    {"usage-log", "FILE", "append a line of JSON for each request: who, how many tokens, how much engine time", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.usage_log); },
+     [](const Config& c) { return c.usage_log; }},
     {"unknown-fields", "reject|ignore", "what to do with unknown fields of a request", false,
      [](std::string_view text, Config& c) { return ParseChoice(text, kUnknownFields, c.ignore_unknown_fields); },
      [](const Config& c) { return PrintChoice(c.ignore_unknown_fields, kUnknownFields); }},
@@ -134,6 +151,9 @@ constexpr ServerOption kOptions[] = {
     {"metrics-compat", "none|vllm", "also give the numbers at /metrics the names that vLLM has for them", false,
      [](std::string_view text, Config& c) { return ParseChoice(text, kMetricsCompat, c.vllm_metrics); },
      [](const Config& c) { return PrintChoice(c.vllm_metrics, kMetricsCompat); }},
+    {"log-level", "info|warning|error", "the least of the events that are written; SIGHUP reads it again", false,
+     [](std::string_view text, Config& c) { return ParseChoice(text, kLogLevels, c.log_level); },
+     [](const Config& c) { return PrintChoice(c.log_level, kLogLevels); }},
     {"device", "auto|cpu|cuda", "where the model runs", kOfEngine,
      [](std::string_view text, Config& c) { return ParseChoice(text, kDevices, c.engine.device); },
      [](const Config& c) { return PrintChoice(c.engine.device, kDevices); }},

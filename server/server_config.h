@@ -26,12 +26,18 @@ struct ServerConfig {
   uint16_t port = 8000;  // 0: any free one
   bool no_grpc = false;  // HTTP only
   std::string grpc_host = "127.0.0.1";
-  uint16_t grpc_port = 8001;              // 0: any free one
-  std::string api_key_file;               // empty: no keys are needed
+  uint16_t grpc_port = 8001;     // 0: any free one
+  std::string api_key_file;      // empty: no keys are needed
+  bool probes_need_key = false;  // /livez, /readyz and their like, /version
+  bool metrics_need_key = false;
+  std::string tls_cert;                   // PEM, with the certificates that lead to a root; empty: in clear
+  std::string tls_key;                    // PEM; with tls_cert
+  std::string usage_log;                  // empty: nothing is recorded
   bool ignore_unknown_fields = false;     // of requests; else they are errors
   int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
   LogFormat log_format = LogFormat::kText;
   bool vllm_metrics = false;      // /metrics has vLLM's names too
+  LogLevel log_level = LogLevel::kInfo;
   int32_t replicas = 1;           // engine processes, each with the whole model
   int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
   EngineConfig engine;            // all but model_path

@@ -91,6 +91,28 @@ class Log::Impl {
 Log::Log(LogFormat format, std::FILE* out) : format_(format), impl_(std::make_unique<Impl>(format, out)) {}
 Log::~Log() = default;
 
+void Log::SetLevel(LogLevel level) {
+  switch (level) {
+    case LogLevel::kInfo:
+      return impl_->logger.set_level(spdlog::level::info);
+    case LogLevel::kWarning:
+      return impl_->logger.set_level(spdlog::level::warn);
+    case LogLevel::kError:
+      return impl_->logger.set_level(spdlog::level::err);
+  }
+}
+
+std::string_view Log::level_name() const {
+  switch (impl_->logger.level()) {
+    case spdlog::level::warn:
+      return "warning";
+    case spdlog::level::err:
+      return "error";
+    default:
+      return "info";
+  }
+}
+
 void Log::Info(std::string_view event, std::initializer_list<LogField> fields) const {
   impl_->logger.log(spdlog::level::info, Line(format_, event, fields));
 }

@@ -18,6 +18,9 @@ namespace optserve {
 // {"time":"2026-01-31T12:00:00.000Z","level":"info","event":"engine_ready","seconds":0.21,"model":"demo model"}
 enum class LogFormat { kText, kJson };
 
+// From which kind of event on events are written.
+enum class LogLevel { kInfo, kWarning, kError };
+
 // A fact of an event. Keys are ours: [a-z_]+.
 struct LogField {
   template <typename T>
@@ -44,6 +47,9 @@ class Log {
   void Error(std::string_view event, std::initializer_list<LogField> fields = {}) const;
 
   LogFormat format() const { return format_; }
+
+  void SetLevel(LogLevel level);  // kInfo until it is called
+  std::string_view level_name() const;
 
  private:
   class Impl;

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -25,11 +26,10 @@
 #include "engine/util/metrics.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
-#include "server/access/access_control.h"
-#include "server/access/api_keys.h"
 #include "server/commands/failure.h"
 #include "server/commands/load_display.h"
 #include "server/commands/model_path.h"
+#include "server/commands/runtime_files.h"
 #include "server/commands/signal_thread.h"
 #include "server/completion/completion_service.h"
 #include "server/grpc/grpc_server.h"
@@ -48,9 +48,9 @@ constexpr milliseconds kLastAnswersTimeout{2000};  // for telling clients that t
 
 // What the main thread waits for.
 struct Happening {
-  enum Kind { kSignal, kEngineStarted, kEngineGivenUp };
+  enum Kind { kSignal, kReload, kEngineStarted, kEngineGivenUp };
   Kind kind = kSignal;
-  absl::Status status;  // of all but kSignal: OK, or what went wrong
+  absl::Status status;  // of the engine: OK, or what went wrong
 };
 
 class Happenings {
@@ -97,13 +97,15 @@ int64_t ModelTime(const std::filesystem::path& directory) {
 // One run of the server. Members are in order of dependence: what is last ends first.
 class Server {
  public:
-  explicit Server(const ServerConfig& config)
+  Server(const ServerConfig& config, RuntimeFiles::Reread reread)
       : config_(config),
+        reread_(std::move(reread)),
         name_(config.served_model_name.empty() ? ModelName(config.model) : config.served_model_name),
         log_(config.log_format),
         metrics_(OPTSERVE_VERSION),
         display_(name_),
-        signals_([this](int) { happenings_.Post(Happening::kSignal); }) {}
+        signals_([this](int signal) { happenings_.Post(signal == SIGHUP ? Happening::kReload : Happening::kSignal); }) {
+  }
 
   int Run() {
     const absl::Status started = Start();
@@ -113,6 +115,7 @@ class Server {
     while (true) {
       const Happening happening = happenings_.Wait();
       if (happening.kind == Happening::kSignal) return Drain();
+      if (happening.kind == Happening::kReload) files_->Reload();
       if (happening.kind == Happening::kEngineGivenUp) return EngineGivenUp(happening.status);
     }
   }
@@ -123,7 +126,7 @@ class Server {
   absl::Status Start() {
     OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory,
                               ResolveModel(config_.model, HuggingFaceCache(ProcessEnvironment())));
-    OPTSERVE_RETURN_IF_ERROR(ReadKeys());
+    OPTSERVE_ASSIGN_OR_RETURN(files_, RuntimeFiles::Open(config_, reread_, log_, metrics_));
     OPTSERVE_RETURN_IF_ERROR(StartHttp());
     StartEngine(directory);
     OPTSERVE_RETURN_IF_ERROR(StartGrpc());
@@ -134,8 +137,11 @@ class Server {
     if (!loaded_) return absl::OkStatus();
 
     service_.emplace(*engine_, has_tokenizer ? std::optional(*std::move(tokenizer)) : std::nullopt,
-                     CompletionService::Options{
-                         .served_model_name = name_, .model_created = ModelTime(directory), .metrics = &metrics_});
+                     CompletionService::Options{.served_model_name = name_,
+                                                .model_created = ModelTime(directory),
+                                                .metrics = &metrics_,
+                                                .quotas = &files_->quotas(),
+                                                .ledger = files_->ledger()});
     http_->Serve(*service_);
     if (grpc_ != nullptr) grpc_->Serve(*service_);
     display_.Finish();
@@ -154,14 +160,6 @@ class Server {
     return absl::OkStatus();
   }
 
-  absl::Status ReadKeys() {
-    if (config_.api_key_file.empty()) return absl::OkStatus();
-    OPTSERVE_ASSIGN_OR_RETURN(std::vector<ApiKey> keys, ReadApiKeys(config_.api_key_file));
-    if (keys.empty()) log_.Warning("no_api_keys", {{"file", config_.api_key_file}});
-    access_.emplace(std::move(keys), AccessControl::Options());
-    return absl::OkStatus();
-  }
-
   absl::Status StartHttp() {
     HttpServer::Options options = {.host = config_.host, .port = config_.port};
     options.decode.ignore_unknown_fields = config_.ignore_unknown_fields;
@@ -173,11 +171,14 @@ class Server {
       if (config_.vllm_metrics) text += metrics_.RenderAsVllm(stats, name_);
       return text;
     };
-    if (access_) {
-      options.authorize = [this](std::string_view authorization, std::string_view address) {
-        return access_->Authorize(authorization, address);
+    if (AccessControl* access = files_->access()) {
+      options.authorize = [access](std::string_view authorization, std::string_view address) {
+        return access->Authorize(authorization, address);
       };
     }
+    options.probes_need_key = config_.probes_need_key;
+    options.metrics_need_key = config_.metrics_need_key;
+    if (const TlsCertificate* tls = files_->tls()) options.tls = [tls] { return tls->context(); };
     options.log = &log_;
     OPTSERVE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
     return absl::OkStatus();
@@ -189,9 +190,12 @@ class Server {
     options.served_model_name = name_;
     options.ignore_unknown_fields = config_.ignore_unknown_fields;
     options.ready = [this] { return EngineHealth(); };
-    if (access_) {
-      options.authorize = [this](std::string_view authorization) { return access_->Authorize(authorization, "gRPC"); };
+    if (AccessControl* access = files_->access()) {
+      options.authorize = [access](std::string_view authorization, std::string_view address) {
+        return access->Authorize(authorization, address);
+      };
     }
+    if (files_->tls() != nullptr) options.tls_bundle_file = files_->tls()->bundle_file();
     options.log = &log_;
     OPTSERVE_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start(std::move(options)));
     return absl::OkStatus();
@@ -216,7 +220,8 @@ class Server {
 
   // Until the engine has loaded the model and answered once. Sets loaded_, unless a signal came first.
   absl::Status WaitForModel() {
-    const Happening happening = happenings_.Wait();
+    Happening happening = happenings_.Wait();
+    for (; happening.kind == Happening::kReload; happening = happenings_.Wait()) files_->Reload();
     OPTSERVE_RETURN_IF_ERROR(happening.status);
     loaded_ = happening.kind == Happening::kEngineStarted;
     return absl::OkStatus();
@@ -235,6 +240,7 @@ class Server {
     const auto deadline = steady_clock::now() + std::chrono::seconds(config_.shutdown_timeout_seconds);
     while (!http_->WaitUntilIdle(kDrainPoll) || (grpc_ != nullptr && !grpc_->WaitUntilIdle(kDrainPoll))) {
       const std::optional<Happening> happening = happenings_.TryWait();
+      if (happening.has_value() && happening->kind == Happening::kReload) files_->Reload();
       if (happening.has_value() && happening->kind == Happening::kSignal) {
         log_.Warning("stopped_at_once");
         return kExitRuntimeError;
@@ -260,14 +266,15 @@ class Server {
 
   const steady_clock::time_point begin_ = steady_clock::now();
   const ServerConfig& config_;
+  const RuntimeFiles::Reread reread_;
   const std::string name_;
-  const Log log_;
+  Log log_;
   Metrics metrics_;
   LoadDisplay display_;
   Happenings happenings_;
   SignalThread signals_;  // before any other thread
   bool loaded_ = false;
-  std::optional<AccessControl> access_;  // none: everybody is served
+  std::unique_ptr<RuntimeFiles> files_;
   std::unique_ptr<Supervisor> engine_;
   std::atomic<const Supervisor*> running_engine_ = nullptr;  // for the I/O threads, which are there before it
   std::optional<CompletionService> service_;
@@ -285,10 +292,11 @@ void RaiseDescriptorLimit() {
 
 }  // namespace
 
-int Serve(const ServerConfig& config) {
+int Serve(const ServerConfig& config, std::function<absl::StatusOr<ServerConfig>()> reread) {
   RaiseDescriptorLimit();
   signal(SIGPIPE, SIG_IGN);  // a reader of our output that goes away is no reason to end
-  return Server(config).Run();
+  signal(SIGXFSZ, SIG_IGN);  // nor is a log that may not grow any more
+  return Server(config, std::move(reread)).Run();
 }
 
 }  // namespace optserve

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <functional>
+
+#include "absl/status/statusor.h"
 #include "server/server_config.h"
 
 namespace optserve {
@@ -10,7 +13,8 @@ namespace optserve {
 //
 // Prints one line on standard output when the ports are open and the model answers:
 //   optserve ready http=http://127.0.0.1:8000 grpc=127.0.0.1:8001 model=NAME
-// Events go to standard error.
-int Serve(const ServerConfig& config);
+// Events go to standard error. SIGHUP reloads what runtime_files.h says; `reread` gives the configuration as it is
+// then.
+int Serve(const ServerConfig& config, std::function<absl::StatusOr<ServerConfig>()> reread);
 
 }  // namespace optserve

@@ -11,6 +11,7 @@ SignalThread::SignalThread(std::function<void(int signal)> on_signal) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   thread_ = std::thread([this, signals, on_signal = std::move(on_signal)] {
     while (true) {

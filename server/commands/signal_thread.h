@@ -6,7 +6,7 @@
 
 namespace optserve {
 
-// SIGINT and SIGTERM as calls on an ordinary thread. To be made before any other thread, because it blocks both signals
+// SIGHUP, SIGINT and SIGTERM as calls on an ordinary thread. To be made before any other thread, because it blocks them
 // in the thread that makes it, and threads inherit that. One at a time in a process.
 class SignalThread {
  public:

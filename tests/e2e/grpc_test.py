@@ -1,41 +1,23 @@
 """gRPC as its users meet it: stubs made from our .proto, stock health and reflection, and the same answers as HTTP."""
 
-import importlib
-import pathlib
 import signal
 import socket
 import struct
-import sys
 
 import grpc
-import grpc_tools
 import pytest
 import requests
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from grpc_tools import protoc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from harness import REFERENCE, ROOT, Server
+from harness import REFERENCE, Server
 
 SERVICE = "optserve.v1.Completion"
 SAMPLED = {"prompt": ["Call me Ishmael.", "It was the best of times"], "max_tokens": 12, "n": 2, "seed": 7,
            "temperature": 0.8, "top_p": 0.95, "logprobs": 3, "echo": True, "prompt_logprobs": 2, "stop": ["zzz"],
            "return_token_ids": True}
-
-
-@pytest.fixture(scope="session")
-def pb(tmp_path_factory):
-    """The modules that grpc_tools makes of our .proto: (messages, stubs)."""
-    out = tmp_path_factory.mktemp("stubs")
-    standard = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{standard}", f"--python_out={out}", f"--grpc_python_out={out}",
-                 "optserve/v1/completion.proto"]
-    assert protoc.main(arguments) == 0
-    sys.path.insert(0, str(out))
-    return (importlib.import_module("optserve.v1.completion_pb2"),
-            importlib.import_module("optserve.v1.completion_pb2_grpc"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = ROOT / "deploy" / "demo-model"
 # Not for the binary itself, which warns of variables that it does not know.
 BINARY = pathlib.Path(os.environ.pop("OPTSERVE_BINARY", ROOT / "build" / "release" / "optserve"))
-READY = re.compile(r"optserve ready http=(http://\S+) grpc=(\S+) model=(\S+)")
+READY = re.compile(r"optserve ready http=(https?://\S+) grpc=(\S+) model=(\S+)")
 REFERENCE = json.loads((ROOT / "tests/data/golden/demo-model/reference.json").read_text())["cases"]
 
 

@@ -358,7 +358,8 @@ TEST_F(GrpcCompletionTest, AReaderThatStallsIsCancelled) {
 
 TEST_F(GrpcCompletionTest, AsksWhoItIs) {
   GrpcServer::Options options = ServerOptions();
-  options.authorize = [](std::string_view authorization) -> absl::StatusOr<std::string> {
+  options.authorize = [](std::string_view authorization, std::string_view address) -> absl::StatusOr<std::string> {
+    EXPECT_EQ(address, "127.0.0.1");
     if (authorization == "Bearer secret") return "key-1";
     return absl::UnauthenticatedError(authorization.empty() ? "there is no API key" : "the API key is wrong");
   };

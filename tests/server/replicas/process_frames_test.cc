@@ -98,6 +98,7 @@ TEST(ProcessFramesTest, AnEventCrossesWhole) {
       .prompt_scores_begin = 8,
       .cached_tokens = 9,
       .queue_ns = int64_t{1} << 40,
+      .engine_ns = int64_t{1} << 41,
   };
   const TokenEvent got = RoundTrip<internal::TokenEvent>(sent);
   EXPECT_EQ(got.request, sent.request);
@@ -111,6 +112,7 @@ TEST(ProcessFramesTest, AnEventCrossesWhole) {
   EXPECT_EQ(got.prompt_scores_begin, sent.prompt_scores_begin);
   EXPECT_EQ(got.cached_tokens, sent.cached_tokens);
   EXPECT_EQ(got.queue_ns, sent.queue_ns);
+  EXPECT_EQ(got.engine_ns, sent.engine_ns);
   EXPECT_TRUE(got.error.ok());
   EXPECT_FALSE(RoundTrip<internal::TokenEvent>(TokenEvent{}).token.has_value());
 }
