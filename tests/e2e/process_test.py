@@ -108,6 +108,18 @@ def test_a_second_sigterm_ends_at_once(tmp_path):
         response.close()
 
 
+def test_sighup_while_draining_does_not_end_it(tmp_path):
+    log = tmp_path / "log"
+    server = Server(log=log)
+    _, lines = open_stream(server)
+    server.process.send_signal(signal.SIGTERM)
+    while "draining" not in log.read_text():
+        time.sleep(0.005)
+    server.process.send_signal(signal.SIGHUP)
+    assert [line for line in lines if line][-1] == b"data: [DONE]"
+    assert server.process.wait(timeout=30) == 0
+
+
 def start_and_hold_while_loading():
     """A server whose engine is stopped before it has loaded the model; the server and the engine."""
     for _ in range(20):
@@ -133,6 +145,9 @@ def start_and_hold_while_loading():
 def test_a_signal_while_the_model_is_loading_ends_it_well(number):
     process, engine = start_and_hold_while_loading()
     with process.stdout:
+        process.send_signal(signal.SIGHUP)  # a reload, not an end
+        time.sleep(0.2)
+        assert process.poll() is None
         process.send_signal(number)
         assert process.wait(timeout=30) == 0
         assert not process.stdout.read()

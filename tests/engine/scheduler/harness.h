@@ -23,6 +23,7 @@ struct Answer {
   absl::Status error;
   int32_t cached_tokens = 0;
   int64_t queue_ns = 0;
+  int64_t engine_ns = 0;  // of all its events
 };
 
 // The scheduler and the fake executor, a step at a time, with every invariant checked after every call. Requests are
@@ -50,6 +51,8 @@ class SchedulerHarness {
     TakeEvents();
   }
 
+  void set_step_ns(int64_t step_ns) { step_ns_ = step_ns; }
+
   // Plans, runs, commits. The plan stays for the test to look at.
   const StepPlan& Step(int64_t now_ns = 0) {
     const StepPlan& plan = scheduler_.PlanStep(now_ns);
@@ -60,7 +63,7 @@ class SchedulerHarness {
       ADD_FAILURE() << result.status();
       std::abort();
     }
-    scheduler_.Commit(std::move(*result));
+    scheduler_.Commit(std::move(*result), step_ns_);
     TakeEvents();
     return plan;
   }
@@ -138,6 +141,7 @@ class SchedulerHarness {
       Answer& answer = answers_[{token.request, token.choice}];
       EXPECT_EQ(answer.finish, FinishReason::kNone) << "an event after the last one of request " << token.request;
       EXPECT_EQ(event.owner, token.request);
+      answer.engine_ns += token.engine_ns;
       if (token.token.has_value()) {
         if (answer.tokens.empty()) {
           answer.cached_tokens = token.cached_tokens;
@@ -166,6 +170,7 @@ class SchedulerHarness {
   FakeExecutor executor_;
   Scheduler scheduler_;
   std::deque<const StepPlan*> in_flight_;
+  int64_t step_ns_ = 0;
   std::map<RequestId, GenerateRequest> requests_;
   std::map<std::pair<RequestId, int32_t>, Answer> answers_;
 };

@@ -410,6 +410,20 @@ TEST(SchedulerTest, TheFirstTokenSaysHowLongItsRequestHasWaited) {
   EXPECT_EQ(harness.answer(2).queue_ns, 24);
 }
 
+TEST(SchedulerTest, AnswersShareTheTimeOfTheirStepsByTokens) {
+  SchedulerHarness harness({.max_num_seqs = 2}, [](SchedulerOptions& options) { options.max_num_batched_tokens = 4; });
+  harness.set_step_ns(1200);
+  harness.Add({.id = 1, .prompt = MakePrompt(6, 1), .max_tokens = 2});  // steps of 4, 2 and 1 of its tokens
+  harness.Add({.id = 2, .prompt = MakePrompt(2, 2), .max_tokens = 2});  // beside them 0, 2 and 1
+  for (int i = 0; i < 3; ++i) harness.Step();
+  EXPECT_EQ(harness.answer(1).engine_ns, 1200 + 600 + 600);
+  EXPECT_EQ(harness.answer(2).engine_ns, 600 + 600);
+  harness.Add({.id = 3, .prompt = MakePrompt(6, 3), .max_tokens = 2});
+  harness.Step();
+  harness.Cancel(3);  // what it has cost by then is said with its end
+  EXPECT_EQ(harness.answer(3).engine_ns, 1200);
+}
+
 TEST(SchedulerTest, EndAllEndsEverything) {
   SchedulerHarness harness({.max_num_seqs = 2});
   for (RequestId id = 1; id <= 3; ++id) {

@@ -129,6 +129,38 @@ TEST_F(ApiKeysTest, FilesThatCannotBeTrustedOrReadAreRefused) {
   EXPECT_FALSE(AddApiKey(file_, "").ok());
 }
 
+TEST_F(ApiKeysTest, SettingsAreKeptAndChangedOneByOne) {
+  const KeySettings settings = {.requests_per_minute = 60, .concurrent_requests = 4, .share_weight = 2};
+  const NewApiKey made = AddApiKey(file_, "a name of words", settings).value();
+  const NewApiKey plain = AddApiKey(file_, "").value();
+  std::vector<ApiKey> keys = ReadApiKeys(file_).value();
+  EXPECT_EQ(keys[0].settings, settings);
+  EXPECT_EQ(keys[0].name, "a name of words");
+  EXPECT_EQ(keys[1].settings, KeySettings());
+  const std::vector<KeyChange> changes = {{"tokens_per_minute", 1000}, {"requests_per_minute", 0}};
+  EXPECT_TRUE(ChangeApiKey(file_, made.key.id, changes).ok());
+  keys = ReadApiKeys(file_).value();
+  EXPECT_EQ(keys[0].settings, (KeySettings{.tokens_per_minute = 1000, .concurrent_requests = 4, .share_weight = 2}));
+  EXPECT_EQ(keys[0].hash, made.key.hash);
+  EXPECT_EQ(keys[0].name, "a name of words");
+  EXPECT_EQ(ChangeApiKey(file_, "key-none", changes).status().code(), absl::StatusCode::kNotFound);
+  for (const KeyChange& bad : std::vector<KeyChange>{{"share_weight", 0}, {"share_weight", 1001}, {"speed", 1}}) {
+    EXPECT_EQ(ChangeApiKey(file_, plain.key.id, {&bad, 1}).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST_F(ApiKeysTest, SettingsThatMeanNothingAreRefused) {
+  const std::string line = "key-1 " + std::string(64, 'a') + " 2026-01-01T00:00:00Z ";
+  for (const std::string& bad : std::vector<std::string>{"speed=1", "share_weight=0", "share_weight=x", "share_weight=",
+                                                         "=1", "requests_per_minute=-1", "tokens_per_minute=1.5"}) {
+    Write(line + bad + " Ana\n");
+    EXPECT_THAT(std::string(ReadApiKeys(file_).status().message()), HasSubstr("line 1")) << bad;
+  }
+  Write(line + "Ana's a=b\n");
+  EXPECT_EQ(ReadApiKeys(file_).value()[0].name, "Ana's a=b");
+  EXPECT_FALSE(AddApiKey(file_, "a=b").ok());
+}
+
 TEST_F(ApiKeysTest, NamesAreOneLine) {
   EXPECT_FALSE(AddApiKey(file_, "two\nlines").ok());
   EXPECT_FALSE(AddApiKey(file_, std::string(201, 'a')).ok());
