@@ -195,8 +195,8 @@ std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool 
       Family(kStepTokens, {step_tokens.Collect()}),
       Value(kEngineRestarts, engine_restarts.Value()),
       Value(kNonfiniteRows, count(stats.nonfinite_rows)),
-      Value(kUsageLogFailures, impl_->usage_log_failures.Value()),
-      Value(kUsageRecordsLost, impl_->usage_records_lost.Value()),
+      Value(kUsageLogFailures, usage_log_failures.Value()),
+      Value(kUsageRecordsLost, usage_records_lost.Value()),
       Value(kEngineHealthy, engine_healthy ? 1 : 0),
       Value(kBuildInfo, 1, {{"version", version}}),
   };
