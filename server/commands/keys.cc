@@ -53,6 +53,9 @@ absl::Status Run(const KeysOptions& options) {
   if (options.action != "revoke" && options.action != "set" && !options.id.empty()) {
     return InvalidArgument("keys {} takes no '{}'", options.action, options.id);
   }
+  if (options.action != "new" && options.action != "set" && !options.changes.empty()) {
+    return InvalidArgument("keys {} changes no setting; optserve keys set does", options.action);
+  }
   if (options.action == "new") return New(options);
   if (options.action == "list") return List(options);
   if (options.action == "revoke") return Revoke(options);
