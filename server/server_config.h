@@ -36,7 +36,7 @@ struct ServerConfig {
   bool ignore_unknown_fields = false;     // of requests; else they are errors
   int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
   LogFormat log_format = LogFormat::kText;
-  bool vllm_metrics = false;      // /metrics has vLLM's names too
+  bool vllm_metrics = false;  // /metrics has vLLM's names too
   LogLevel log_level = LogLevel::kInfo;
   int32_t replicas = 1;           // engine processes, each with the whole model
   int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
