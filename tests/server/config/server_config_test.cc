@@ -114,6 +114,12 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"replicas", "15"},
                             {"max-engine-deaths", "16"},
                             {"api-key-file", "keys"},
+                            {"probes-need-key", "true"},
+                            {"metrics-need-key", "true"},
+                            {"tls-cert", "certificate"},
+                            {"tls-key", "key"},
+                            {"usage-log", "usage"},
+                            {"log-level", "warning"},
                             {"dtype", "int8"},
                             {"metrics-compat", "vllm"}};
   const auto loaded = LoadServerConfig(flags, kNoEnvironment);
@@ -125,6 +131,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   }
   EXPECT_EQ(loaded->config.model, "m");
   EXPECT_EQ(loaded->config.log_format, LogFormat::kJson);
+  EXPECT_EQ(loaded->config.log_level, LogLevel::kWarning);
   EXPECT_TRUE(loaded->config.ignore_unknown_fields);
   EXPECT_EQ(loaded->config.engine.device, DeviceChoice::kCpu);
   EXPECT_EQ(loaded->config.engine.tensor_parallel_size, 4);
