@@ -14,7 +14,7 @@ packages=(
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev clang-format clang-tidy python3 python3-venv
-  faketime fiu-utils)
+  faketime fiu-utils jq)
 
 case "${1:-}" in
   "") ;;
