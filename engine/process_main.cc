@@ -36,7 +36,7 @@ constexpr std::chrono::seconds kMaxStall{30};
 
 // Counters go up with every step, soon after it (it may free blocks when its events are out), and as a sign of life.
 constexpr milliseconds kStatsDelay{20};
-constexpr milliseconds kStatsPeriod{1000};
+constexpr milliseconds kStatsPeriod{250};  // well below the shortest --step-timeout, 1 s
 
 constexpr milliseconds kProgressPeriod{50};
 

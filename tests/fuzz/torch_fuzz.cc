@@ -44,10 +44,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto twin = OpenTorchFile(file.get());
   std::vector<TorchArchive> shards;
   shards.push_back(*std::move(archive));
-  const auto alone = ReadFlattenedPart(shards);
+  const auto alone = ReadFlattenedPart(shards, /*num_parts=*/1);
   if (alone.ok()) CheckPart(file, *alone);
   shards.push_back(*std::move(twin));
-  const auto pair = ReadFlattenedPart(shards);
+  const auto pair = ReadFlattenedPart(shards, /*num_parts=*/1);
   if (pair.ok()) CheckPart(file, *pair);
   return 0;
 }

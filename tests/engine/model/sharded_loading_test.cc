@@ -219,6 +219,8 @@ TEST(ShardedLoadingTest, ARankReadsAboutItsShareOfAPublishedModel) {
   }
 }
 
+// A sanitizer's own memory would be counted too.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 // Private memory of this process, in bytes.
 int64_t AnonymousBytes() {
   std::ifstream status("/proc/self/status");
@@ -229,8 +231,6 @@ int64_t AnonymousBytes() {
   return 0;
 }
 
-// A sanitizer's own memory would be counted too.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 TEST(ShardedLoadingTest, LoadingTakesNoMemoryBesideTheWeights) {
   const OptConfig config = Published("opt-125m");
   const std::unique_ptr<Backend> backend = *MakeBackend({.num_threads = 1});
