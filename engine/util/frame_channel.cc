@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <system_error>
 #include <utility>
@@ -14,6 +15,8 @@ namespace optserve {
 namespace {
 
 using Header = std::array<char, 4>;
+
+constexpr size_t kFirstRead = 64 << 10;  // of a frame, in bytes; each further one doubles it
 
 std::string ErrnoText() { return std::generic_category().message(errno); }
 
@@ -110,8 +113,13 @@ absl::StatusOr<std::string> FrameChannel::Receive() {
   if (absl::Status status = ReadAll(header.data(), header.size()); !status.ok()) return status;
   const uint32_t length = DecodeLength(header);
   if (length > kMaxFrameBytes) return Unavailable("the other process sent a message of {} bytes", length);
-  std::string frame(length, '\0');
-  if (absl::Status status = ReadAll(frame.data(), frame.size()); !status.ok()) return status;
+  // A length alone takes no memory: the frame grows by what has come.
+  std::string frame;
+  while (frame.size() < length) {
+    const size_t have = frame.size();
+    frame.resize(std::min<size_t>(length, have + std::max<size_t>(have, kFirstRead)));
+    if (absl::Status status = ReadAll(frame.data() + have, frame.size() - have); !status.ok()) return status;
+  }
   return frame;
 }
 
