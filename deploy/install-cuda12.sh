@@ -127,7 +127,7 @@ for tool in __nvcc_device_query bin2c cu++filt cudafe++ cuobjdump fatbinary nvdi
   mv "$work/deb/usr/bin/$tool" "$dest/bin/"
 done
 mv "$tools/bin/nvcc" "$dest/bin/"          # /usr/bin/nvcc is Debian's wrapper: not that one
-mv "$tools"/bin/crt/*.stub "$dest/bin/crt/"
+mv "$tools"/bin/crt/*.stub "$dest/bin/crt/"   # templates that nvcc fills in when it links device code
 mv "$tools/bin/cicc" "$dest/nvvm/bin/"
 mv "$tools/libdevice/libdevice.10.bc" "$dest/nvvm/libdevice/"
 mv "$tools/compute-sanitizer" "$dest/"

@@ -207,7 +207,10 @@ int RunEngineProcess(int fd, const EngineStarter& start) {
   for (; frame.ok(); frame = Receive(channel)) Handle(*frame, **engine, reporter);
   reporter->Stop();
   reporting.join();
-  if (!(*engine)->Health().ok()) _exit(1);  // its threads may never end
+  if (!(*engine)->Health().ok()) {
+    channel.Close();
+    _exit(1);  // the engine's threads may never end
+  }
   return 0;
 }
 

@@ -67,9 +67,8 @@ stage_asan() {
 # long runs.
 stage_fuzz() { tests/fuzz/run.sh --seconds 10 --junit "$1/pytest-fuzz.xml"; }
 
-# Without the tests labelled grpc; deploy/cmake/OptserveTargets.cmake says why. Without thread leaks: an engine process that
-# has failed leaves by _exit, because some of its threads may never end.
-stage_tsan() { build_tests tsan && TSAN_OPTIONS=halt_on_error=1:report_thread_leaks=0 run_ctest tsan "$1"; }
+# Without the tests labelled grpc; deploy/cmake/OptserveTargets.cmake says why.
+stage_tsan() { build_tests tsan && TSAN_OPTIONS=halt_on_error=1 run_ctest tsan "$1"; }
 
 # --- how they do it ----------------------------------------------------------------------------------------------------
 

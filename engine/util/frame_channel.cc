@@ -49,8 +49,7 @@ bool WriteAll(int fd, const char* data, size_t size) {
 FrameChannel::FrameChannel(int fd) : fd_(fd), writer_([this] { WriteLoop(); }) {}
 
 FrameChannel::~FrameChannel() {
-  Shutdown();
-  writer_.join();
+  Close();
   close(fd_);
 }
 
@@ -130,6 +129,11 @@ void FrameChannel::Shutdown() {
     changed_.notify_all();
   }
   shutdown(fd_, SHUT_RDWR);
+}
+
+void FrameChannel::Close() {
+  Shutdown();
+  if (writer_.joinable()) writer_.join();
 }
 
 }  // namespace optserve

@@ -46,6 +46,10 @@ class FrameChannel {
   // Ends both directions: a Receive that waits returns, and so does the peer's.
   void Shutdown();
 
+  // Shutdown, and the channel's thread has ended. For one thread, the one that would destroy the channel; others may
+  // still Send, which then drops.
+  void Close();
+
  private:
   void WriteLoop();
   absl::Status ReadAll(char* data, size_t size);

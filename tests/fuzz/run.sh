@@ -7,14 +7,14 @@
 #   tests/fuzz/run.sh --junit FILE           a report for tests/results.py
 #
 # Prints a line per target: seconds, executions, edges covered, and what it found. An input that fails stays in
-# build/fuzz/work/TARGET/ with the command that runs it again. Exits 1 if there is one. The grown corpus stays there, too:
+# build/fuzz/runs/TARGET/ with the command that runs it again. Exits 1 if there is one. The grown corpus stays there, too:
 # `--keep` adds to it instead of starting from the committed one.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly targets=(pickle zip safetensors config http_request json_codec proto_codec torch index tokenizer_files text
   process_frames frame_channel api_keys log)
-readonly work=$PWD/build/fuzz/work
+readonly work=$PWD/build/fuzz/runs
 seconds=60 jobs=2 keep=0 junit="" selected=()
 
 while (($# > 0)); do
