@@ -42,22 +42,24 @@ MAY_INCLUDE = [
                            r"engine/util/", r"(proto/)?optserve/internal/"]),
     (r"server/", [r"server/", r"engine/(engine_client|request|config)\.h", r"engine/(planner|util)/",
                   r"(proto/)?optserve/"]),
-    (r"clients/", [r"clients/", r"(proto/)?optserve/v1/"]),
+    # Public headers of the client library are included as its users do: optserve/client/.
+    (r"clients/", [r"clients/", r"optserve/client/", r"(proto/)?optserve/v1/"]),
 ]
 
 # Outside libraries: which headers belong to one, and the only places that may include them.
 LIBRARY_DOORS = {
-    "Boost": (r"boost/", [r"server/http/"]),
+    "Boost": (r"boost/", [r"server/http/", r"clients/"]),
     "gRPC": (r"(grpc|grpcpp|grpc\+\+)/|.*\.grpc\.pb\.h", [r"server/grpc/", r"server/api/(proto_codec|error_codec)", r"clients/"]),
     "protobuf": (r"google/|.*\.pb\.h", [r"server/grpc/", r"server/api/(proto_codec|error_codec)", r"server/replicas/",
                                         r"engine/process_(main|frames)\.", r"clients/"]),
     "nlohmann_json": (r"nlohmann/", [r"server/(api|text|commands)/", r"server/server_config", r"engine/config\.cc",
-                                     r"engine/model/opt_config\.cc", r"engine/(checkpoint|planner|tools)/"]),
+                                     r"engine/model/opt_config\.cc", r"engine/(checkpoint|planner|tools)/",
+                                     r"clients/"]),
     "PCRE2": (r"pcre2", [r"server/text/pretokenizer\.cc"]),
     "prometheus-cpp": (r"prometheus/", [r"engine/util/metrics\.", r"server/http/admin_routes\.cc"]),
     "CLI11": (r"CLI/", [r"server/main\.cc", r"server/commands/", r"clients/"]),
     "spdlog": (r"spdlog/", [r"engine/util/log\."]),
-    "OpenSSL": (r"openssl/", [r"server/(access|http)/", r"engine/tools/file_hash\."]),
+    "OpenSSL": (r"openssl/", [r"server/(access|http)/", r"engine/tools/file_hash\.", r"clients/"]),
     "NCCL": (r"nccl", [r"engine/comm/nccl_"]),
     "MPI": (r"mpi\.h", [r"engine/comm/mpi_", r"engine/executor/mpi_executor"]),
     "CUDA": (r"cuda|cublas|curand|mma\.h|cooperative_groups", [r"kernels/", r"engine/comm/nccl_"]),
