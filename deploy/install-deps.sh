@@ -3,6 +3,9 @@
 #
 #   deploy/install-deps.sh           what building and serving need
 #   deploy/install-deps.sh --tests   and what the tests and checks need on top
+#   deploy/install-deps.sh --deploy-tests   and what tests/deploy needs on top of that: it runs the real Prometheus, nginx,
+#                                           HAProxy and Slurm. Debian starts such services as it installs them, where
+#                                           systemd runs: not for a machine that serves something
 #
 # Runs apt-get as root, or through sudo. Prints what it is about to install; says nothing to do when all is there.
 set -euo pipefail
@@ -15,11 +18,14 @@ packages=(
 )
 test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev clang-format clang-tidy python3 python3-venv
   faketime fiu-utils jq)
+deploy_packages=(mmdebstrap iproute2 util-linux file shellcheck dpkg-dev prometheus nginx-light haproxy
+  slurmd slurmctld slurm-client munge systemd)
 
 case "${1:-}" in
   "") ;;
   --tests) packages+=("${test_packages[@]}") ;;
-  *) echo "install-deps: unknown option '$1'; the only one is --tests" >&2; exit 2 ;;
+  --deploy-tests) packages+=("${test_packages[@]}" "${deploy_packages[@]}") ;;
+  *) echo "install-deps: unknown option '$1'; there are --tests and --deploy-tests" >&2; exit 2 ;;
 esac
 
 missing=()
@@ -39,4 +45,4 @@ if ((EUID != 0)); then
 fi
 echo "install-deps: installing ${missing[*]}"
 "${as_root[@]}" apt-get update -qq
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"

@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stages=(install release unit layering format tidy no-server e2e faults clients asan tsan fuzz)
+readonly stages=(install release unit layering format tidy no-server e2e faults clients deploy asan tsan fuzz)
 readonly quick_stages=(install release unit layering format e2e)
 readonly venv=$PWD/build/test-venv
 readonly reports=$PWD/build/tests
@@ -55,6 +55,13 @@ stage_clients() {
   "$clients_venv/bin/python" -m pytest -q -p no:cacheprovider --disable-warnings --junitxml="$1/pytest-clients.xml" \
     --ignore=tests/clients/load tests/clients || ok=1
   return $ok
+}
+
+# What deploy/ ships, in bare roots and under the real programs; as root, because it makes namespaces.
+stage_deploy() {
+  bash deploy/install-deps.sh --deploy-tests || return
+  "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/deploy/requirements.txt || return
+  OPTSERVE_BINARY=$PWD/build/release/optserve run_pytest "$1" tests/deploy
 }
 
 # Without detect_stack_use_after_return: GCC 12 aligns its fake stack to less than the 64 bytes that AVX-512 code needs, and
