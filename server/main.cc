@@ -164,7 +164,8 @@ void AddCommands(CLI::App& app, Words& words) {
   verify->add_option("--checksums", words.verify.checksums, "a list of MD5 or SHA-256 and file names")
       ->type_name("FILE");
 
-  CLI::App* convert = app.add_subcommand("convert", "Write a model of any format as Hugging Face's safetensors");
+  CLI::App* convert = app.add_subcommand(
+      "convert", "Write a model of any format as safetensors: as Hugging Face keeps it, or a file for each rank");
   convert->add_option("SOURCE", words.convert.source, "a model's directory, or its name in the Hugging Face cache")
       ->required()
       ->type_name("");
@@ -173,6 +174,12 @@ void AddCommands(CLI::App& app, Words& words) {
       ->type_name("TYPE");
   convert->add_option("--max-shard-size", words.convert.max_shard_size, "of one file (default: 5GB)")
       ->type_name("SIZE");
+  convert
+      ->add_option(
+          "--tensor-parallel-size", words.convert.tensor_parallel_size,
+          "write a file for each of so many ranks, which optserve reads fastest and other programs do not read")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
 
   CLI::App* keys = app.add_subcommand("keys", "Make, list, change and revoke API keys");
   keys->add_option("ACTION", words.keys.action, "new, list, set or revoke")->required()->type_name("");

@@ -8,6 +8,7 @@
 #include "engine/checkpoint/mapped_checkpoint.h"
 #include "engine/checkpoint/metaseq.h"
 #include "engine/checkpoint/model_directory.h"
+#include "engine/checkpoint/rank_files.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/shard_index.h"
 #include "engine/checkpoint/torch_archive.h"
@@ -83,7 +84,10 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& mo
     if (!directory.Has(name)) continue;
     return name.ends_with(".index.json") ? OpenSharded(directory, name) : OpenSingle(directory, name);
   }
-  OPTSERVE_ASSIGN_OR_RETURN(const std::optional<MetaseqFiles> metaseq, FindMetaseqFiles(directory.List()));
+  const std::vector<std::string> listed = directory.List();
+  OPTSERVE_ASSIGN_OR_RETURN(const std::optional<int32_t> num_ranks, FindRankFiles(listed));
+  if (num_ranks) return OpenRankFiles(directory, *num_ranks);
+  OPTSERVE_ASSIGN_OR_RETURN(const std::optional<MetaseqFiles> metaseq, FindMetaseqFiles(listed));
   if (metaseq) return OpenMetaseq(directory, *metaseq);
   std::string names;
   for (const std::string_view name : kWeightFiles) names += (names.empty() ? "" : ", ") + std::string(name);

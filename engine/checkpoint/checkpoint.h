@@ -14,8 +14,9 @@ namespace optserve {
 // A rectangle of a stored tensor that lies in one place: element [row, column] of the tensor is the view's first.
 struct TensorTile {
   int64_t row = 0;
-  int64_t column = 0;  // 0 for vectors
-  TensorView view;     // [rows, columns], or [rows] for vectors
+  int64_t column = 0;          // 0 for vectors
+  TensorView view;             // [rows, columns], or [rows] for vectors
+  std::string_view file = {};  // base name; lives as long as the checkpoint
 };
 
 // One stored tensor: a view of mapped bytes.
@@ -25,9 +26,12 @@ struct CheckpointTensor {
   // the checkpoint.
   TensorView view;
   // Where a tensor that does not lie in one place lies: disjoint tiles that cover it. Model-parallel parts and
-  // flattened shards of metaseq are read this way. Empty if view.data is set.
+  // flattened shards of metaseq and the files of ranks are read this way. Empty if view.data is set.
   std::vector<TensorTile> tiles;
   std::string file;  // base name of the (first) file, for messages
+  // Files of ranks each hold the whole of what every rank needs: these tiles, by rank, say the same number for number.
+  // Empty if the tensor is stored once; else view.data is that of the first.
+  std::vector<TensorTile> copies = {};
 };
 
 // An opened checkpoint: names to typed views of mapped files. Opening reads headers only and checks every size with

@@ -9,25 +9,12 @@
 
 #include "engine/checkpoint/mapped_checkpoint.h"
 #include "engine/checkpoint/metaseq_part.h"
+#include "engine/checkpoint/part_merge.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
 namespace optserve {
 namespace {
-
-// How the parts of a tensor make the whole.
-enum class Merge { kRows, kColumns, kSame };
-
-Merge MergeOf(std::string_view name) {
-  constexpr std::array<std::string_view, 10> kRows = {
-      "embed_tokens.weight", "q_proj.weight", "k_proj.weight", "v_proj.weight", "fc1.weight",
-      "q_proj.bias",         "k_proj.bias",   "v_proj.bias",   "fc1.bias",      "output_projection.weight"};
-  constexpr std::array<std::string_view, 2> kColumns = {"out_proj.weight", "fc2.weight"};
-  const auto ends_name = [name](std::string_view suffix) { return name.ends_with(suffix); };
-  if (std::any_of(kRows.begin(), kRows.end(), ends_name)) return Merge::kRows;
-  if (std::any_of(kColumns.begin(), kColumns.end(), ends_name)) return Merge::kColumns;
-  return Merge::kSame;
-}
 
 // metaseq's name of a tensor in Hugging Face's words.
 std::string Renamed(const std::string& name) {
@@ -50,8 +37,10 @@ CheckpointTensor CutRows(const CheckpointTensor& tensor, std::string name, int64
     const int64_t first = std::max(tile.row, begin);
     const int64_t last = std::min(tile.row + tile.view.dims[0], begin + count);
     if (first >= last) continue;
-    cut.tiles.push_back(
-        {.row = first - begin, .column = tile.column, .view = tile.view.Rows(first - tile.row, last - first)});
+    cut.tiles.push_back({.row = first - begin,
+                         .column = tile.column,
+                         .view = tile.view.Rows(first - tile.row, last - first),
+                         .file = tile.file});
   }
   return cut;
 }
@@ -121,6 +110,7 @@ absl::StatusOr<CheckpointTensor> MergeParts(const std::string& name, std::vector
   merged.view.row_stride = merged.view.row_size();
   if (merged.tiles.size() == 1) {
     merged.view = merged.tiles[0].view;
+    merged.file = merged.tiles[0].file;
     merged.tiles.clear();
   }
   merged.name = Renamed(name);

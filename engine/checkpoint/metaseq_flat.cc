@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "engine/checkpoint/checked_size.h"
 #include "engine/checkpoint/metaseq_part.h"
 #include "engine/util/status.h"
@@ -19,6 +21,7 @@ constexpr std::string_view kFlat = "flat_param_0";
 struct Piece {
   int64_t begin = 0;  // elements before it
   TensorView view;    // [n]
+  std::string_view file;
 };
 
 // Which tensors a flattened parameter is made of.
@@ -103,7 +106,7 @@ absl::StatusOr<TensorView> ReadPiece(const TorchArchive& shard, const std::strin
   for (size_t i = 0; i + 1 < model->items.size(); i += 2) {
     if (pickle.at(model->items[i]).text != key) continue;
     absl::StatusOr<TensorView> view = ReadTorchTensor(shard, model->items[i + 1]);
-    if (!view.ok()) return Within(shard.file + ": tensor " + Printable(key), view.status());
+    if (!view.ok()) return Within(fmt::format("{}: tensor {}", shard.file, Printable(key)), view.status());
     if (view->rank == 1 && view->is_contiguous()) return view;
     return InvalidArgument("{}: tensor {} is not a vector", shard.file, Printable(key));
   }
@@ -130,7 +133,7 @@ std::vector<TensorTile> CutTiles(const std::vector<Piece>& pieces, int64_t begin
     const int64_t in_tensor = from - begin;
     TensorView view = piece.view.Rows(from - piece.begin, num_rows * width);
     if (!is_vector) view = MakeView(view.data, view.dtype, num_rows, width);
-    tiles.push_back({.row = in_tensor / columns, .column = in_tensor % columns, .view = view});
+    tiles.push_back({.row = in_tensor / columns, .column = in_tensor % columns, .view = view, .file = piece.file});
   };
   for (const Piece& piece : pieces) {
     int64_t at = std::max(begin, piece.begin);
@@ -245,7 +248,7 @@ absl::StatusOr<std::vector<std::string>> FlatPrefixes(const TorchArchive& shard)
 }
 
 absl::StatusOr<MetaseqPart> ReadUndescribedPart(const std::vector<TorchArchive>& shards, int64_t num_parts) {
-  MetaseqPart part{.file = shards[0].file, .tensors = {}};
+  MetaseqPart part{.file = std::string(shards[0].file), .tensors = {}};
   struct Flat {
     std::string prefix;
     std::vector<Piece> pieces;
@@ -263,7 +266,7 @@ absl::StatusOr<MetaseqPart> ReadUndescribedPart(const std::vector<TorchArchive>&
         return InvalidArgument("{}: {}{} is of another dtype than in {}", shard.file, Printable(prefix), kFlat,
                                part.file);
       }
-      flat.pieces.push_back({.begin = flat.elements, .view = view});
+      flat.pieces.push_back({.begin = flat.elements, .view = view, .file = shard.file});
       flat.elements += view.dims[0];
     }
     if (!prefix.empty() && !hidden) hidden = HiddenSizeOf(flat.elements, num_shards, num_parts);
@@ -303,7 +306,7 @@ absl::StatusOr<MetaseqPart> ReadFlattenedPart(const std::vector<TorchArchive>& s
   if (first.Find(first.at(first.root()), "shard_metadata") == nullptr) {
     return ReadUndescribedPart(shards, static_cast<int64_t>(num_parts));
   }
-  MetaseqPart part{.file = shards[0].file, .tensors = {}};
+  MetaseqPart part{.file = std::string(shards[0].file), .tensors = {}};
   std::vector<std::vector<FlatMetadata>> metadata;  // [shard][parameter]
   for (const TorchArchive& shard : shards) {
     OPTSERVE_ASSIGN_OR_RETURN(std::vector<FlatMetadata> entries, ReadMetadata(shard));
@@ -326,7 +329,7 @@ absl::StatusOr<MetaseqPart> ReadFlattenedPart(const std::vector<TorchArchive>& s
         return InvalidArgument("{}: {}{} is of another dtype than in {}", shards[s].file, layout.prefix, kFlat,
                                part.file);
       }
-      pieces.push_back({.begin = begin, .view = view});
+      pieces.push_back({.begin = begin, .view = view, .file = shards[s].file});
       begin += view.dims[0];
     }
     OPTSERVE_RETURN_IF_ERROR(AddTensors(layout, pieces, &part));

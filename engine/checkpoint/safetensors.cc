@@ -142,7 +142,8 @@ bool LooksLikeSafetensors(const MappedFile& file) {
          HeaderLength(bytes) <= bytes.size() - kLengthBytes;
 }
 
-absl::StatusOr<std::vector<CheckpointTensor>> ReadSafetensors(const MappedFile& file) {
+absl::StatusOr<std::vector<CheckpointTensor>> ReadSafetensors(const MappedFile& file,
+                                                              std::map<std::string, std::string>* metadata) {
   const std::span<const std::byte> bytes = file.bytes();
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.starts_with("version https://git-lfs")) {
@@ -172,6 +173,7 @@ absl::StatusOr<std::vector<CheckpointTensor>> ReadSafetensors(const MappedFile& 
   for (const auto& [name, entry] : header->items()) {
     if (name == "__metadata__") {
       OPTSERVE_RETURN_IF_ERROR(CheckMetadata(file, entry));
+      if (metadata != nullptr) entry.get_to(*metadata);
       continue;
     }
     CheckpointTensor tensor{.name = name, .view = {}, .tiles = {}, .file = file.name()};

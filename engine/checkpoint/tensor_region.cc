@@ -10,7 +10,7 @@ int64_t Columns(const TensorView& view) { return view.rank == 1 ? 1 : view.row_s
 
 TensorView Cut(const TensorView& view, int64_t row, int64_t rows, int64_t column, int64_t columns) {
   const TensorView cut = view.Rows(row, rows);
-  return view.rank == 1 ? cut : cut.Columns(column, columns);
+  return view.rank == 2 ? cut.Columns(column, columns) : cut;
 }
 
 // What a tile has of a region, in the tensor's coordinates.
@@ -29,8 +29,9 @@ std::optional<Overlap> OverlapOf(const TensorTile& tile, const TensorRegion& reg
 
 }  // namespace
 
-std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region) {
-  if (!tensor.view.empty()) return Cut(tensor.view, region.row, region.rows, region.column, region.columns);
+std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region, size_t copy) {
+  const TensorView& whole = tensor.copies.empty() ? tensor.view : tensor.copies[copy].view;
+  if (!whole.empty()) return Cut(whole, region.row, region.rows, region.column, region.columns);
   for (const TensorTile& tile : tensor.tiles) {
     const int64_t row = region.row - tile.row;
     const int64_t column = region.column - tile.column;
@@ -41,49 +42,57 @@ std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const Tenso
   return std::nullopt;
 }
 
-std::vector<ByteRegion> BytesOf(const CheckpointTensor& tensor, const TensorRegion& region) {
-  const auto element = static_cast<int64_t>(SizeOf(tensor.view.dtype));
-  const auto bytes_of = [&](const TensorView& view) {
-    return ByteRegion{.data = view.as<const std::byte>(),
-                      .row_bytes = Columns(view) * element,
-                      .rows = view.dims[0],
-                      .stride = view.row_stride * element,
-                      .file = tensor.file};
+std::vector<TensorTile> TilesOf(const CheckpointTensor& tensor, const TensorRegion& region, size_t copy) {
+  std::vector<TensorTile> tiles;
+  const auto add = [&](const TensorTile& tile) {
+    const std::optional<Overlap> common = OverlapOf(tile, region);
+    if (!common) return;
+    tiles.push_back(
+        {.row = common->row,
+         .column = common->column,
+         .view = Cut(tile.view, common->row - tile.row, common->rows, common->column - tile.column, common->columns),
+         .file = tile.file});
   };
-  if (const std::optional<TensorView> view = FindRegion(tensor, region)) return {bytes_of(*view)};
+  if (!tensor.copies.empty()) {
+    add(tensor.copies[copy]);
+  } else if (!tensor.view.empty()) {
+    add({.view = tensor.view, .file = tensor.file});
+  } else {
+    for (const TensorTile& tile : tensor.tiles) add(tile);
+  }
+  return tiles;
+}
+
+std::vector<ByteRegion> BytesOf(const CheckpointTensor& tensor, const TensorRegion& region, size_t copy) {
+  const auto element = static_cast<int64_t>(SizeOf(tensor.view.dtype));
   std::vector<ByteRegion> bytes;
-  for (const TensorTile& tile : tensor.tiles) {
-    if (const std::optional<Overlap> common = OverlapOf(tile, region)) {
-      bytes.push_back(bytes_of(
-          Cut(tile.view, common->row - tile.row, common->rows, common->column - tile.column, common->columns)));
-    }
+  for (const TensorTile& tile : TilesOf(tensor, region, copy)) {
+    bytes.push_back({.data = tile.view.as<const std::byte>(),
+                     .row_bytes = Columns(tile.view) * element,
+                     .rows = tile.view.dims[0],
+                     .stride = tile.view.row_stride * element,
+                     .file = tile.file});
   }
   return bytes;
 }
 
 void CopyRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out) {
   const auto element = static_cast<int64_t>(SizeOf(tensor.view.dtype));
-  if (const std::optional<TensorView> view = FindRegion(tensor, region)) {
-    const auto row_bytes = static_cast<size_t>(region.columns * element);
-    if (view->is_contiguous()) {
-      std::memcpy(out, view->data, view->num_bytes());
-    } else {
-      for (int64_t row = 0; row < region.rows; ++row) {
-        std::memcpy(out + static_cast<size_t>(row) * row_bytes, view->Rows(row, 1).data, row_bytes);
-      }
+  for (const TensorTile& tile : TilesOf(tensor, region)) {
+    std::byte* to = out + ((tile.row - region.row) * region.columns + tile.column - region.column) * element;
+    if (tile.view.is_contiguous() && Columns(tile.view) == region.columns) {
+      std::memcpy(to, tile.view.data, tile.view.num_bytes());
+      continue;
     }
-    return;
-  }
-  for (const TensorTile& tile : tensor.tiles) {
-    const std::optional<Overlap> common = OverlapOf(tile, region);
-    if (!common) continue;
-    const auto bytes = static_cast<size_t>(common->columns * element);
-    for (int64_t row = common->row; row < common->row + common->rows; ++row) {
-      const std::byte* from = tile.view.as<std::byte>() +
-                              ((row - tile.row) * tile.view.row_stride + common->column - tile.column) * element;
-      std::memcpy(out + ((row - region.row) * region.columns + common->column - region.column) * element, from, bytes);
+    const auto row_bytes = static_cast<size_t>(Columns(tile.view) * element);
+    for (int64_t row = 0; row < tile.view.dims[0]; ++row) {
+      std::memcpy(to + row * region.columns * element, tile.view.Rows(row, 1).data, row_bytes);
     }
   }
+}
+
+TensorRegion WholeOf(const CheckpointTensor& tensor) {
+  return {.rows = tensor.view.dims[0], .columns = Columns(tensor.view)};
 }
 
 }  // namespace optserve

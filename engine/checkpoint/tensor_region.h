@@ -21,13 +21,21 @@ struct TensorRegion {
   int64_t num_elements() const { return rows * columns; }
 };
 
-// The region as a view of the mapped bytes, if it lies in one place.
-std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region);
+// Of a tensor that is stored several times, copy `copy` is meant; else it says nothing.
 
-// Where the region lies, for reading it ahead: these bytes and no others, in the order of the file for each tile.
-std::vector<ByteRegion> BytesOf(const CheckpointTensor& tensor, const TensorRegion& region);
+// The region as a view of the mapped bytes, if it lies in one place.
+std::optional<TensorView> FindRegion(const CheckpointTensor& tensor, const TensorRegion& region, size_t copy = 0);
+
+// Where the region lies: tiles that cover it and nothing else, placed in the tensor, in the order of the tensor's own.
+std::vector<TensorTile> TilesOf(const CheckpointTensor& tensor, const TensorRegion& region, size_t copy = 0);
+
+// The same for reading it ahead: these bytes and no others.
+std::vector<ByteRegion> BytesOf(const CheckpointTensor& tensor, const TensorRegion& region, size_t copy = 0);
 
 // Copies a region, wherever it lies, to `out`, row by row without gaps.
 void CopyRegion(const CheckpointTensor& tensor, const TensorRegion& region, std::byte* out);
+
+// All of a tensor.
+TensorRegion WholeOf(const CheckpointTensor& tensor);
 
 }  // namespace optserve

@@ -28,8 +28,8 @@ class TorchStorages {
 
 // An opened file. Borrows from the mapped file.
 struct TorchArchive {
-  std::string file;    // for messages
-  std::string format;  // "torch zip"
+  std::string_view file;  // for messages
+  std::string format;     // "torch zip"
   Pickle pickle;
   std::unique_ptr<TorchStorages> storages;
 };

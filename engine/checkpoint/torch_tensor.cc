@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "engine/checkpoint/checked_size.h"
 #include "engine/checkpoint/torch_archive.h"
 #include "engine/util/status.h"
@@ -202,8 +204,8 @@ absl::StatusOr<std::vector<CheckpointTensor>> ReadStateDict(const TorchArchive& 
     const PickleValue& name = pickle.at(dict.items[i]);
     if (name.kind != PickleKind::kString) return InvalidArgument("{}: a key that is not a string", archive.file);
     absl::StatusOr<TensorView> view = ReadTorchTensor(archive, dict.items[i + 1]);
-    if (!view.ok()) return Within(archive.file + ": tensor " + Printable(name.text), view.status());
-    tensors.push_back({.name = std::string(name.text), .view = *view, .tiles = {}, .file = archive.file});
+    if (!view.ok()) return Within(fmt::format("{}: tensor {}", archive.file, Printable(name.text)), view.status());
+    tensors.push_back({.name = std::string(name.text), .view = *view, .tiles = {}, .file = std::string(archive.file)});
   }
   return tensors;
 }

@@ -156,7 +156,10 @@ class ShardLoader {
     const CheckpointTensor* tensor = tensors_.Find(layer, role);
     if (tensor == nullptr) return;
     const TensorRegion region = ShardOf(tensor->view, SplitOf(role), shard_);
-    wanted_.push_back({.tensor = tensor, .region = region, .bytes = BytesOf(*tensor, region), .out = out});
+    // Each rank its own copy, or where there are fewer or more copies than ranks, evenly.
+    const size_t copy = static_cast<size_t>(shard_.rank) * tensor->copies.size() / static_cast<size_t>(shard_.size);
+    wanted_.push_back(
+        {.tensor = tensor, .region = region, .copy = copy, .bytes = BytesOf(*tensor, region, copy), .out = out});
   }
 
   void SortByPlace() {
@@ -188,6 +191,7 @@ class ShardLoader {
   struct Wanted {
     const CheckpointTensor* tensor = nullptr;
     TensorRegion region;
+    size_t copy = 0;  // of the tensor's copies
     std::vector<ByteRegion> bytes;
     TensorView* out = nullptr;
   };
@@ -195,7 +199,8 @@ class ShardLoader {
   static absl::StatusOr<TensorView> LoadOne(const Wanted& wanted, Backend& backend) {
     const CheckpointTensor& tensor = *wanted.tensor;
     const TensorRegion& region = wanted.region;
-    if (const std::optional<TensorView> view = FindRegion(tensor, region)) return backend.LoadWeight(*view);
+    if (const std::optional<TensorView> view = FindRegion(tensor, region, wanted.copy))
+      return backend.LoadWeight(*view);
     const TensorView shape = tensor.view.rank == 1 ? MakeView(nullptr, tensor.view.dtype, region.rows)
                                                    : MakeView(nullptr, tensor.view.dtype, region.rows, region.columns);
     return backend.LoadRows(shape, [&](int64_t row, int64_t count, std::byte* out) {

@@ -15,6 +15,7 @@
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/model_directory.h"
+#include "engine/checkpoint/rank_files.h"
 #include "engine/checkpoint/tensor_region.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_weights.h"
@@ -39,12 +40,15 @@ constexpr std::array<std::string_view, 6> kCopied = {
 struct OutputTensor {
   std::string name;
   const CheckpointTensor* from = nullptr;
+  TensorRegion region;  // of it
   DType dtype = DType::kF32;
-  int64_t num_bytes = 0;
+
+  int64_t num_bytes() const { return region.num_elements() * static_cast<int64_t>(SizeOf(dtype)); }
 };
 
 struct OutputShard {
   std::string file;
+  Json metadata;
   std::vector<OutputTensor> tensors;
   int64_t num_bytes = 0;
 };
@@ -56,14 +60,17 @@ const char* TorchName(DType dtype) {
   return dtype == DType::kF16 ? "float16" : dtype == DType::kBF16 ? "bfloat16" : "float32";
 }
 
-std::vector<OutputTensor> ListTensors(const OptConfig& config, const OptTensors& tensors, std::optional<DType> dtype) {
+// What a shard has of each tensor.
+std::vector<OutputTensor> ListTensors(const OptConfig& config, const OptTensors& tensors, std::optional<DType> dtype,
+                                      const Shard& shard) {
   std::vector<OutputTensor> list;
   const auto add = [&](int32_t layer, const TensorSpec& spec, std::string name) {
     const CheckpointTensor* from = tensors.Find(layer, spec.role);
     if (from == nullptr) return;
-    OutputTensor tensor{.name = std::move(name), .from = from, .dtype = dtype.value_or(from->view.dtype)};
-    tensor.num_bytes = from->view.num_elements() * static_cast<int64_t>(SizeOf(tensor.dtype));
-    list.push_back(std::move(tensor));
+    list.push_back({.name = std::move(name),
+                    .from = from,
+                    .region = ShardOf(from->view, spec.split, shard),
+                    .dtype = dtype.value_or(from->view.dtype)});
   };
   for (const TensorSpec& spec : ModelTensors()) {
     add(-1, spec, spec.role == TensorRole::kLmHead ? spec.name : fmt::format("model.decoder.{}", spec.name));
@@ -76,31 +83,47 @@ std::vector<OutputTensor> ListTensors(const OptConfig& config, const OptTensors&
   return list;
 }
 
+// Files as Hugging Face writes them.
 std::vector<OutputShard> MakeShards(std::vector<OutputTensor> tensors, int64_t max_shard_bytes) {
   std::vector<OutputShard> shards(1);
   for (OutputTensor& tensor : tensors) {
-    if (!shards.back().tensors.empty() && shards.back().num_bytes + tensor.num_bytes > max_shard_bytes) {
+    if (!shards.back().tensors.empty() && shards.back().num_bytes + tensor.num_bytes() > max_shard_bytes) {
       shards.emplace_back();
     }
-    shards.back().num_bytes += tensor.num_bytes;
+    shards.back().num_bytes += tensor.num_bytes();
     shards.back().tensors.push_back(std::move(tensor));
   }
   for (size_t i = 0; i < shards.size(); ++i) {
+    shards[i].metadata = {{"format", "pt"}};
     shards[i].file = shards.size() == 1 ? "model.safetensors"
                                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
   }
   return shards;
 }
 
+// A file for each rank, see rank_files.h.
+std::vector<OutputShard> MakeRankShards(const OptConfig& config, const OptTensors& tensors, std::optional<DType> dtype,
+                                        int32_t size) {
+  std::vector<OutputShard> shards;
+  for (int32_t rank = 0; rank < size; ++rank) {
+    OutputShard shard{.file = RankFileName(rank, size),
+                      .metadata = {{"format", kRankFileFormat}, {kRankKey, RankMetadata(rank, size)}},
+                      .tensors = ListTensors(config, tensors, dtype, {.rank = rank, .size = size})};
+    for (const OutputTensor& tensor : shard.tensors) shard.num_bytes += tensor.num_bytes();
+    shards.push_back(std::move(shard));
+  }
+  return shards;
+}
+
 std::string HeaderOf(const OutputShard& shard) {
-  Json header = {{"__metadata__", {{"format", "pt"}}}};
+  Json header = {{"__metadata__", shard.metadata}};
   int64_t at = 0;
   for (const OutputTensor& tensor : shard.tensors) {
-    const TensorView& view = tensor.from->view;
-    header[tensor.name] = {{"dtype", SafetensorsName(tensor.dtype)},
-                           {"shape", std::vector<int64_t>(view.dims.begin(), view.dims.begin() + view.rank)},
-                           {"data_offsets", {at, at + tensor.num_bytes}}};
-    at += tensor.num_bytes;
+    std::vector<int64_t> shape = {tensor.region.rows};
+    if (tensor.from->view.rank > 1) shape.push_back(tensor.region.columns);
+    header[tensor.name] = {
+        {"dtype", SafetensorsName(tensor.dtype)}, {"shape", shape}, {"data_offsets", {at, at + tensor.num_bytes()}}};
+    at += tensor.num_bytes();
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
@@ -150,8 +173,11 @@ class Converter {
     OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(options_.source));
     OPTSERVE_ASSIGN_OR_RETURN(const OptConfig config, LoadModelConfig(options_.source, *checkpoint));
     OPTSERVE_ASSIGN_OR_RETURN(const OptTensors tensors, OptTensors::Match(config, *checkpoint));
+    const std::optional<int32_t> num_ranks = options_.tensor_parallel_size;
+    if (num_ranks) OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(config, *num_ranks));
     const std::vector<OutputShard> shards =
-        MakeShards(ListTensors(config, tensors, options_.dtype), options_.max_shard_bytes);
+        num_ranks ? MakeRankShards(config, tensors, options_.dtype, *num_ranks)
+                  : MakeShards(ListTensors(config, tensors, options_.dtype, Shard()), options_.max_shard_bytes);
     for (const OutputShard& shard : shards) total_bytes_ += shard.num_bytes;
     OPTSERVE_RETURN_IF_ERROR(PrepareTarget(shards));
 
@@ -168,7 +194,8 @@ class Converter {
       OPTSERVE_RETURN_IF_ERROR(WriteText(name, text));
     }
     for (const OutputShard& shard : shards) OPTSERVE_RETURN_IF_ERROR(WriteShard(shard));
-    if (shards.size() > 1) OPTSERVE_RETURN_IF_ERROR(WriteText("model.safetensors.index.json", IndexOf(shards)));
+    if (!num_ranks && shards.size() > 1)
+      OPTSERVE_RETURN_IF_ERROR(WriteText("model.safetensors.index.json", IndexOf(shards)));
     return report_;
   }
 
@@ -181,7 +208,8 @@ class Converter {
     if (fs::equivalent(target_, options_.source, error)) {
       return InvalidArgument("{} is the model that is to be converted; give another directory", target_.string());
     }
-    std::set<std::string> ours = {"model.safetensors.index.json"};
+    std::set<std::string> ours;
+    if (!options_.tensor_parallel_size) ours.insert("model.safetensors.index.json");
     for (const OutputShard& shard : shards) ours.insert(shard.file);
     for (const fs::directory_entry& entry : fs::directory_iterator(target_, error)) {
       const std::string name = entry.path().filename().string();
@@ -243,11 +271,13 @@ class Converter {
 
   absl::Status WriteTensor(const OutputTensor& tensor, OutputFile* file) {
     const TensorView& view = tensor.from->view;
-    const int64_t columns = view.rank == 1 ? 1 : view.row_size();
+    const TensorRegion& region = tensor.region;
     const auto from_element = static_cast<int64_t>(SizeOf(view.dtype));
-    const int64_t band_rows = std::max<int64_t>(1, kBandBytes / std::max<int64_t>(1, columns * from_element));
-    for (int64_t row = 0; row < view.dims[0]; row += band_rows) {
-      const TensorRegion band{.row = row, .rows = std::min(band_rows, view.dims[0] - row), .columns = columns};
+    const int64_t band_rows = std::max<int64_t>(1, kBandBytes / std::max<int64_t>(1, region.columns * from_element));
+    for (int64_t row = 0; row < region.rows; row += band_rows) {
+      TensorRegion band = region;
+      band.row += row;
+      band.rows = std::min(band_rows, region.rows - row);
       const int64_t count = band.num_elements();
       gathered_.resize(static_cast<size_t>(count * from_element));
       CopyRegion(*tensor.from, band, gathered_.data());
@@ -255,7 +285,8 @@ class Converter {
       const int64_t overflow = ConvertElements(gathered_.data(), view.dtype, converted_.data(), tensor.dtype, count);
       if (overflow >= 0) {
         return InvalidArgument("{}: tensor {} holds a number at row {} that is beyond {}", tensor.from->file,
-                               Printable(tensor.from->name), row + overflow / columns, TorchName(tensor.dtype));
+                               Printable(tensor.from->name), band.row + overflow / region.columns,
+                               TorchName(tensor.dtype));
       }
       OPTSERVE_RETURN_IF_ERROR(file->Write(converted_));
       Advance(static_cast<int64_t>(converted_.size()));

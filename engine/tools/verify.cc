@@ -24,9 +24,6 @@
 namespace optserve {
 namespace {
 
-// The largest weights of the published OPT models are some tens, in layer norms.
-constexpr float kAbsurd = 1e4f;
-
 constexpr size_t kMd5Digits = 32;
 constexpr size_t kSha256Digits = 64;
 
@@ -149,14 +146,8 @@ class Verifier {
   }
 
   void CheckTensor(const CheckpointTensor& tensor) {
-    const TensorScan scan = ScanTensor(tensor);
-    const std::string name = tensor.file + ": tensor " + Printable(tensor.name);
-    if (scan.not_finite) {
-      Complain(fmt::format("{} holds NaN or infinity at row {}, column {}", name, scan.not_finite->row,
-                           scan.not_finite->column));
-    } else if (scan.largest > kAbsurd) {
-      Complain(fmt::format("{} holds {}; no trained OPT has weights beyond {}", name, scan.largest, kAbsurd));
-    }
+    if (std::optional<std::string> problem = ProblemOf(tensor, ScanTensor(tensor))) Complain(*std::move(problem));
+    if (std::optional<std::string> problem = ProblemOfCopies(tensor)) Complain(*std::move(problem));
     ++report_.tensors;
     Read(static_cast<int64_t>(tensor.view.num_bytes()));
   }

@@ -25,10 +25,19 @@ absl::StatusOr<ConvertOptions> ParseOptions(const ConvertCommandOptions& options
   OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path source,
                             ResolveModel(options.source, HuggingFaceCache(ProcessEnvironment())));
   parsed.source = source.string();
-  absl::StatusOr<int64_t> size = ParseSize(options.max_shard_size);
-  if (!size.ok()) return Within("--max-shard-size", size.status());
-  if (*size < 1) return InvalidArgument("--max-shard-size is {}, but must be at least a byte", options.max_shard_size);
-  parsed.max_shard_bytes = *size;
+  if (options.tensor_parallel_size > 0) {
+    if (!options.max_shard_size.empty()) {
+      return InvalidArgument("--tensor-parallel-size writes one file a rank; leave --max-shard-size out");
+    }
+    parsed.tensor_parallel_size = options.tensor_parallel_size;
+  }
+  if (!options.max_shard_size.empty()) {
+    absl::StatusOr<int64_t> size = ParseSize(options.max_shard_size);
+    if (!size.ok()) return Within("--max-shard-size", size.status());
+    if (*size < 1)
+      return InvalidArgument("--max-shard-size is {}, but must be at least a byte", options.max_shard_size);
+    parsed.max_shard_bytes = *size;
+  }
   if (options.dtype == "float16") {
     parsed.dtype = DType::kF16;
   } else if (options.dtype == "bfloat16") {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace optserve {
@@ -23,13 +24,15 @@ struct VerifyCommandOptions {
 int Verify(const VerifyCommandOptions& options);
 
 struct ConvertCommandOptions {
-  std::string source;  // a model
-  std::string target;  // a directory
-  std::string max_shard_size = "5GB";
-  std::string dtype = "auto";  // auto: as stored
+  std::string source;                // a model
+  std::string target;                // a directory
+  std::string max_shard_size;        // empty: 5GB
+  int32_t tensor_parallel_size = 0;  // 0: as Hugging Face keeps it, not a file for each rank
+  std::string dtype = "auto";        // auto: as stored
 };
 
-// `optserve convert`: writes a model of any format as Hugging Face keeps it. Run again after being killed, it goes on.
+// `optserve convert`: writes a model of any format as Hugging Face keeps it, or cut for tensor parallelism. Run again
+// after being killed, it goes on.
 int Convert(const ConvertCommandOptions& options);
 
 }  // namespace optserve

@@ -144,7 +144,22 @@ def test_convert_writes_a_model_that_answers_the_same(tmp_path):
     assert "0 files new" in again.stdout
 
 
-@pytest.mark.parametrize("args", [["--dtype", "int3"], ["--max-shard-size", "0"], ["--max-shard-size", "many"]])
+def test_convert_writes_a_file_for_each_rank(tmp_path):
+    written = run("convert", MODEL, tmp_path / "two", "--tensor-parallel-size", 2)
+    assert written.returncode == 0, written.stderr
+    assert sorted(path.name for path in (tmp_path / "two").glob("*.safetensors")) == [
+        "model-rank-0-of-2.safetensors", "model-rank-1-of-2.safetensors"]
+    for size in (1, 2, 4):
+        answer = run("generate", tmp_path / "two", "--prompt", CASE["prompt"], "--temperature", 0,
+                     "--max-tokens", CASE["max_tokens"], "--tensor-parallel-size", size)
+        assert answer.stdout.removesuffix("\n") == CASE["text"], answer.stderr
+    odd = run("convert", MODEL, tmp_path / "odd", "--tensor-parallel-size", 3)
+    assert odd.returncode == 2 and "sizes that do: 1, 2, 4" in odd.stderr
+
+
+@pytest.mark.parametrize("args", [["--dtype", "int3"], ["--max-shard-size", "0"], ["--max-shard-size", "many"],
+                                  ["--tensor-parallel-size", "0"],
+                                  ["--max-shard-size", "1GB", "--tensor-parallel-size", "2"]])
 def test_convert_refuses_bad_flags(args, tmp_path):
     ended = run("convert", MODEL, tmp_path / "new", *args)
     assert ended.returncode == 2 and args[0] in ended.stderr and not (tmp_path / "new").exists()

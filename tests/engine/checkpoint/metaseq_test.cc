@@ -7,7 +7,9 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -118,6 +120,22 @@ TEST(MetaseqTest, APartOfAsManyRanksIsNotCopied) {
   const int64_t half = fc2.view.dims[1] / 2;
   EXPECT_TRUE(FindRegion(fc2, {.rows = fc2.view.dims[0], .column = half, .columns = half}));
   EXPECT_FALSE(FindRegion(fc2, {.rows = fc2.view.dims[0], .column = half - 1, .columns = 2}));
+}
+
+// For messages about damage: a whole tensor has as many files as it has parts and shards.
+TEST(MetaseqTest, EveryTileKnowsItsFile) {
+  const auto parts = *OpenCheckpoint(TestDataPath("golden/models/metaseq_mp4").string());
+  const CheckpointTensor& embedding = *parts->Find("decoder.embed_tokens.weight");
+  ASSERT_EQ(embedding.tiles.size(), 4);
+  for (size_t part = 0; part < 4; ++part) {
+    EXPECT_EQ(embedding.tiles[part].file, "reshard-model_part-" + std::to_string(part) + ".pt");
+  }
+  const auto shards = *OpenCheckpoint(TestDataPath("golden/models/metaseq_fsdp").string());
+  std::set<std::string_view> files;
+  for (const CheckpointTensor& tensor : shards->tensors()) {
+    for (const TensorTile& tile : tensor.tiles) files.insert(tile.file);
+  }
+  EXPECT_EQ(files.size(), 6);
 }
 
 std::string ErrorOf(const std::vector<std::string>& names) {

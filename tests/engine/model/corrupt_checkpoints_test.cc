@@ -47,7 +47,10 @@ absl::Status Load(const std::string& directory) {
   if (!checkpoint.ok()) return checkpoint.status();
   const absl::StatusOr<OptTensors> tensors = OptTensors::Match(*config, **checkpoint);
   if (!tensors.ok()) return tensors.status();
-  return CheckFinite(**checkpoint);
+  for (const CheckpointTensor& tensor : (*checkpoint)->tensors()) {
+    if (const auto problem = ProblemOf(tensor, ScanTensor(tensor))) return absl::InvalidArgumentError(*problem);
+  }
+  return absl::OkStatus();
 }
 
 class CorruptCheckpoints : public testing::TestWithParam<Json> {
