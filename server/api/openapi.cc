@@ -72,6 +72,12 @@ constexpr std::string_view kDocument = R"json({
   "/openapi.json": {"get": {
     "operationId": "openapi", "summary": "This document", "security": [{}],
     "responses": {"200": {"description": "OpenAPI 3.1", "content": {"application/json": {"schema": {"type": "object"}}}}}}},
+  "/": {"get": {
+    "operationId": "playground", "summary": "The playground: a page to try the model with", "security": [{}],
+    "responses": {"200": {"$ref": "#/components/responses/Page"}, "304": {"description": "It is as If-None-Match has it"}}}},
+  "/docs": {"get": {
+    "operationId": "docs", "summary": "This document as a page", "security": [{}],
+    "responses": {"200": {"$ref": "#/components/responses/Page"}, "304": {"description": "It is as If-None-Match has it"}}}},
   "/livez": {"get": {
     "operationId": "livez", "summary": "Whether the process answers", "security": [{}],
     "responses": {"200": {"description": "It does", "content": {"text/plain": {"schema": {"type": "string"}}}}}}},
@@ -101,7 +107,8 @@ constexpr std::string_view kDocument = R"json({
 "components": {
   "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "Only where the server has API keys"}},
   "responses": {"Error": {"description": "What is wrong, the limit, and what to do", "content": {
-    "application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}},
+    "application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}},
+    "Page": {"description": "A page for people", "content": {"text/html": {"schema": {"type": "string"}}}}},
   "schemas": {
     "CompletionRequest": {"type": "object", "required": ["prompt"], "additionalProperties": false, "properties": "@FIELDS@"},
     "Completion": {

@@ -25,6 +25,8 @@ std::string_view ReasonPhrase(int status) {
   switch (status) {
     case 200:
       return "OK";
+    case 304:
+      return "Not Modified";
     case 400:
       return "Bad Request";
     case 401:
@@ -83,8 +85,11 @@ HttpResponse ErrorResponse(const absl::Status& error) {
 std::string SerializeResponse(const HttpResponse& response, const ResponseFraming& framing, bool with_body) {
   std::string out;
   out.reserve(256 + (with_body ? response.body.size() : 0));
-  fmt::format_to(std::back_inserter(out), "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
-                 response.status, ReasonPhrase(response.status), response.content_type, response.body.size());
+  fmt::format_to(std::back_inserter(out), "HTTP/1.1 {} {}\r\n", response.status, ReasonPhrase(response.status));
+  if (response.status != 304) {  // it has no content, and its length would be taken for the page's
+    fmt::format_to(std::back_inserter(out), "Content-Type: {}\r\nContent-Length: {}\r\n", response.content_type,
+                   response.body.size());
+  }
   AppendCommonFields(out, framing);
   for (const auto& [name, value] : response.fields) fmt::format_to(std::back_inserter(out), "{}: {}\r\n", name, value);
   out += "\r\n";

@@ -8,6 +8,7 @@
 
 #include "server/http/admin_routes.h"
 #include "server/http/ascii.h"
+#include "server/http/page_routes.h"
 
 namespace optserve {
 namespace {
@@ -25,6 +26,8 @@ constexpr auto kRoutes = std::to_array<Route>({
     {"GET", "/tokenizer_info", RouteAccess::kKey, TokenizerInfo},
     {"GET", "/version", RouteAccess::kProbe, Version},
     {"GET", "/openapi.json", RouteAccess::kOpen, OpenApi},
+    {"GET", "/", RouteAccess::kOpen, Playground},
+    {"GET", "/docs", RouteAccess::kOpen, Docs},
     {"GET", "/livez", RouteAccess::kProbe, Livez},
     {"GET", "/readyz", RouteAccess::kProbe, Readyz},
     {"GET", "/health", RouteAccess::kProbe, Readyz},

@@ -103,7 +103,7 @@ WireResponse HttpClient::Receive(bool to_head_request) {
     response.fields[name] = header.substr(colon + 2, end - colon - 2);
     begin = end + 2;
   }
-  if (response.status < 200 || to_head_request) {
+  if (response.status < 200 || response.status == 304 || to_head_request) {
     response.whole = true;
   } else if (response.fields.contains("content-length")) {
     const size_t length = std::strtoul(response.fields["content-length"].c_str(), nullptr, 10);

@@ -103,8 +103,9 @@ TEST(HttpServerTest, TheApiDescribesItself) {
 
 TEST(HttpServerTest, UnknownPathIs404AndWrongMethod405WithAllow) {
   TestServer server;
-  for (const char* path : {"/", "/v1/completions/", "/V1/completions", "/v1/completion", "//livez", "/%6civez",
-                           "/v1/engines//completions", "/v1/engines/%zz/completions", "/v1/engines/%00/completions"}) {
+  for (const char* path :
+       {"/index.html", "/v1/completions/", "/V1/completions", "/v1/completion", "//livez", "/%6civez",
+        "/v1/engines//completions", "/v1/engines/%zz/completions", "/v1/engines/%00/completions"}) {
     const WireResponse response = HttpGet(server.port(), path);
     EXPECT_EQ(response.status, 404) << path;
     EXPECT_EQ(ErrorCodeOf(response), "route_not_found") << path;
