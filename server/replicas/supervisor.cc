@@ -315,7 +315,8 @@ void Supervisor::OnEvents(size_t index, std::vector<TokenEvent> events) {
 
 void Supervisor::OnAnswer(size_t index, const TokenEvent& event) {
   Replica& replica = replicas_[index];
-  if (event.finish == FinishReason::kNone || replica.state != Replica::kAsked) return;
+  // At the end the process may be on its way out already, and answers that it has lost its engine or is closing.
+  if (event.finish == FinishReason::kNone || replica.state != Replica::kAsked || stopping_) return;
   if (!event.error.ok()) {
     if (!IsEngineDeath(event.error)) replica.process->Kill("failed at the first question: " + event.error.ToString());
     return;  // it is known by its death
