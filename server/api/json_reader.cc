@@ -111,7 +111,7 @@ bool JsonReader::Enter(char open) {
   if (!ok()) return false;
   SkipSpace();
   if (pos_ == text_.size() || text_[pos_] != open) return FailAtValue();
-  if (depth_ == kMaxDepth) return Fail(pos_, fmt::format("more than {} levels", kMaxDepth));
+  if (depth_ == kMaxDepth) return FailLimit(fmt::format("more than {} levels", kMaxDepth));
   ++pos_;
   ++depth_;
   has_members_[depth_] = false;
@@ -294,7 +294,8 @@ bool JsonReader::Skip() {
       if (level.is_object) {
         if (!level.keys.insert(key).second) return FailInValue(pos_, "a key is there twice");
         if (level.keys.size() > kMaxSkippedKeys) {
-          return FailInValue(pos_, fmt::format("an object with more than {} keys", kMaxSkippedKeys));
+          is_value_error_ = depth_ > 0;
+          return FailLimit(fmt::format("an object with more than {} keys", kMaxSkippedKeys));
         }
       }
     }
@@ -318,6 +319,11 @@ bool JsonReader::Finish() {
 
 bool JsonReader::Fail(size_t position, std::string_view what) {
   if (ok()) status_ = InvalidArgument("the body is not valid JSON: {} at byte {}", what, position);
+  return false;
+}
+
+bool JsonReader::FailLimit(std::string_view what) {
+  if (ok()) status_ = InvalidArgument("the body has {} at byte {}", what, pos_);
   return false;
 }
 
