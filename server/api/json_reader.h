@@ -84,7 +84,7 @@ class JsonReader {
   bool Fail(size_t position, std::string_view what);  // in the structure
   bool FailInValue(size_t position, std::string_view what);
   bool FailLimit(std::string_view what);  // it may be JSON, but not for us
-  bool FailAtValue();  // where a value should be
+  bool FailAtValue();                     // where a value should be
 
   std::string_view text_;
   size_t pos_ = 0;

@@ -11,6 +11,7 @@
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "engine/util/status_macros.h"
 #include "server/access/key_quotas.h"
 #include "server/api/error_codec.h"
 #include "server/completion/call.h"
@@ -81,6 +82,9 @@ class CompletionService::Impl {
 
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
 
+  // A request of that key for that model begins: its part of the key's limits, none where there are none.
+  absl::StatusOr<std::unique_ptr<QuotaLease>> Admit(std::string_view api_key_id, std::string_view model) const;
+
   const Tokenizer* tokenizer() const { return tokenizer_ ? &*tokenizer_ : nullptr; }
   const EngineClient& engine() const { return engine_; }
   const Options& options() const { return options_; }
@@ -97,15 +101,16 @@ class CompletionService::Impl {
   WorkQueue queue_;  // last: its threads use all of the above
 };
 
+absl::StatusOr<std::unique_ptr<QuotaLease>> CompletionService::Impl::Admit(std::string_view api_key_id,
+                                                                           std::string_view model) const {
+  OPTSERVE_RETURN_IF_ERROR(CheckModelName(model, options_.served_model_name));
+  if (options_.quotas == nullptr) return nullptr;
+  return options_.quotas->Admit(api_key_id);
+}
+
 std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
                                                                std::function<void()> on_ready) {
-  absl::Status status = CheckModelName(request.model, options_.served_model_name);
-  std::unique_ptr<QuotaLease> lease;
-  if (status.ok() && options_.quotas != nullptr) {
-    absl::StatusOr<std::unique_ptr<QuotaLease>> admitted = options_.quotas->Admit(request.api_key_id);
-    status = admitted.status();
-    if (admitted.ok()) lease = *std::move(admitted);
-  }
+  absl::StatusOr<std::unique_ptr<QuotaLease>> lease = Admit(request.api_key_id, request.model);
   std::string id = fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64());
   const size_t text_bytes = TextBytes(request);
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -114,7 +119,7 @@ std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest
                        .tokenizer = tokenizer(),
                        .metrics = options_.metrics,
                        .ledger = options_.ledger,
-                       .lease = std::move(lease),
+                       .lease = lease.ok() ? *std::move(lease) : nullptr,
                        .id = id,
                        .model_name = options_.served_model_name,
                        .first_request = next_request_.fetch_add(request.prompts.size()),
@@ -125,8 +130,8 @@ std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest
       state, std::move(id),
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
       system_fingerprint_);
-  if (!status.ok()) {
-    state->Fail(std::move(status));
+  if (!lease.ok()) {
+    state->Fail(lease.status());
   } else if (text_bytes <= static_cast<size_t>(options_.inline_text_bytes)) {
     Begin(*state);
   } else if (!queue_.Push([this, state] { Begin(*state); }, [state] { state->Fail(ShuttingDown()); })) {
@@ -155,7 +160,17 @@ std::shared_ptr<CompletionCall> CompletionService::Start(CompletionRequest reque
   return impl_->Start(std::move(request), std::move(on_ready));
 }
 
-absl::StatusOr<std::string> CompletionService::Detokenize(std::span<const int32_t> tokens) const {
+absl::StatusOr<std::vector<int32_t>> CompletionService::Tokenize(std::string_view api_key_id, std::string_view model,
+                                                                 std::string_view text,
+                                                                 const EncodeOptions& encode) const {
+  OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<QuotaLease> lease, impl_->Admit(api_key_id, model));
+  if (tokenizer() == nullptr) return TokenizerMissing("prompt");
+  return tokenizer()->Encode(text, encode);
+}
+
+absl::StatusOr<std::string> CompletionService::Detokenize(std::string_view api_key_id, std::string_view model,
+                                                          std::span<const int32_t> tokens) const {
+  OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<QuotaLease> lease, impl_->Admit(api_key_id, model));
   if (tokenizer() == nullptr) return TokenizerMissing("tokens");
   const int32_t vocab_size = engine().model().vocab_size;
   const auto bad = std::ranges::find_if(tokens, [&](int32_t id) { return id < 0 || id >= vocab_size; });

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -80,9 +81,14 @@ class CompletionService {
   // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take.
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
 
-  // The text of ids, special tokens shown. tokenizer_missing for a model that is served for ids only; InvalidArgument
-  // with the path of an id that the model does not have.
-  absl::StatusOr<std::string> Detokenize(std::span<const int32_t> tokens) const;
+  // The tokenizer alone, for a client whose key has `api_key_id`. Each call is one of the key's requests a minute and
+  // at a time. Takes as long as the text is; any thread. Errors as of a completion: another `model` than the one
+  // served, tokenizer_missing for a model that is served for ids only, the key's limits; and of Detokenize, which shows
+  // special tokens, InvalidArgument with the path of an id that the model does not have.
+  absl::StatusOr<std::vector<int32_t>> Tokenize(std::string_view api_key_id, std::string_view model,
+                                                std::string_view text, const EncodeOptions& encode) const;
+  absl::StatusOr<std::string> Detokenize(std::string_view api_key_id, std::string_view model,
+                                         std::span<const int32_t> tokens) const;
 
   // nullptr: ids only.
   const Tokenizer* tokenizer() const;

@@ -69,11 +69,10 @@ absl::StatusOr<CompletionService*> GrpcCompletionService::Service() const {
 absl::StatusOr<GrpcCompletionService::Admitted> GrpcCompletionService::Admit(const grpc::CallbackServerContext& context,
                                                                              const v1::CompletionRequest& request,
                                                                              bool stream) const {
-  Admitted admitted;
-  OPTSERVE_ASSIGN_OR_RETURN(std::string key_id, Authorize(context));
-  OPTSERVE_ASSIGN_OR_RETURN(admitted.service, Service());
+  OPTSERVE_ASSIGN_OR_RETURN(Caller caller, FindCaller(context));
+  Admitted admitted{.service = caller.service};
   OPTSERVE_ASSIGN_OR_RETURN(admitted.request, DecodeCompletionRequest(request, stream, decode_options_));
-  admitted.request.api_key_id = std::move(key_id);
+  admitted.request.api_key_id = std::move(caller.api_key_id);
   if (const std::optional<double> left = SecondsLeft(context)) {
     if (*left <= 0) return absl::DeadlineExceededError("the call's deadline had passed before it began");
     admitted.request.timeout_seconds = std::min(admitted.request.timeout_seconds.value_or(*left), *left);
@@ -96,12 +95,12 @@ grpc::ServerWriteReactor<v1::CompletionEvent>* GrpcCompletionService::Stream(grp
   return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context, options_.stall_time);
 }
 
-absl::StatusOr<CompletionService*> GrpcCompletionService::Service(const grpc::CallbackServerContext& context,
-                                                                  const std::string& model) const {
-  OPTSERVE_RETURN_IF_ERROR(Authorize(context).status());
-  OPTSERVE_ASSIGN_OR_RETURN(CompletionService * service, Service());
-  OPTSERVE_RETURN_IF_ERROR(CheckModelName(model, service->options().served_model_name));
-  return service;
+absl::StatusOr<GrpcCompletionService::Caller> GrpcCompletionService::FindCaller(
+    const grpc::CallbackServerContext& context) const {
+  Caller caller;
+  OPTSERVE_ASSIGN_OR_RETURN(caller.api_key_id, Authorize(context));
+  OPTSERVE_ASSIGN_OR_RETURN(caller.service, Service());
+  return caller;
 }
 
 grpc::ServerUnaryReactor* GrpcCompletionService::AnswerLater(grpc::CallbackServerContext& context, size_t size,
@@ -119,30 +118,30 @@ grpc::ServerUnaryReactor* GrpcCompletionService::AnswerLater(grpc::CallbackServe
 grpc::ServerUnaryReactor* GrpcCompletionService::Tokenize(grpc::CallbackServerContext* context,
                                                           const v1::TokenizeRequest* message,
                                                           v1::TokenizeResponse* response) {
-  const absl::StatusOr<CompletionService*> service = Service(*context, message->model());
-  if (!service.ok()) return Answer(*context, service.status());
-  return AnswerLater(
-      *context, message->prompt().size(), [this, message, response, service = *service]() -> absl::Status {
-        OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, decode_options_));
-        if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
-        OPTSERVE_ASSIGN_OR_RETURN(
-            const std::vector<int32_t> ids,
-            service->tokenizer()->Encode(request.prompt, {request.add_special_tokens, request.parse_special_tokens}));
-        response->mutable_tokens()->Add(ids.begin(), ids.end());
-        response->set_count(static_cast<int32_t>(ids.size()));
-        response->set_max_model_len(service->engine().model().max_model_len);
-        return absl::OkStatus();
-      });
+  const absl::StatusOr<Caller> caller = FindCaller(*context);
+  if (!caller.ok()) return Answer(*context, caller.status());
+  return AnswerLater(*context, message->prompt().size(), [this, message, response, caller = *caller]() -> absl::Status {
+    OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, decode_options_));
+    OPTSERVE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                              caller.service->Tokenize(caller.api_key_id, request.model, request.prompt,
+                                                       {.add_special_tokens = request.add_special_tokens,
+                                                        .parse_special_tokens = request.parse_special_tokens}));
+    response->mutable_tokens()->Add(ids.begin(), ids.end());
+    response->set_count(static_cast<int32_t>(ids.size()));
+    response->set_max_model_len(caller.service->engine().model().max_model_len);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* GrpcCompletionService::Detokenize(grpc::CallbackServerContext* context,
                                                             const v1::DetokenizeRequest* message,
                                                             v1::DetokenizeResponse* response) {
-  const absl::StatusOr<CompletionService*> service = Service(*context, message->model());
-  if (!service.ok()) return Answer(*context, service.status());
-  return AnswerLater(*context, message->tokens_size(), [this, message, response, service = *service]() -> absl::Status {
+  const absl::StatusOr<Caller> caller = FindCaller(*context);
+  if (!caller.ok()) return Answer(*context, caller.status());
+  return AnswerLater(*context, message->tokens_size(), [this, message, response, caller = *caller]() -> absl::Status {
     OPTSERVE_ASSIGN_OR_RETURN(const DetokenizeRequest request, DecodeDetokenizeRequest(*message, decode_options_));
-    OPTSERVE_ASSIGN_OR_RETURN(std::string prompt, service->Detokenize(request.tokens));
+    OPTSERVE_ASSIGN_OR_RETURN(std::string prompt,
+                              caller.service->Detokenize(caller.api_key_id, request.model, request.tokens));
     response->set_prompt(std::move(prompt));
     return absl::OkStatus();
   });

@@ -46,9 +46,12 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   // The one who makes completions, or Unavailable: loading or draining.
   absl::StatusOr<CompletionService*> Service() const;
 
-  // Both of the above, and `model` is the one that is served: what the calls around a tokenizer begin with.
-  absl::StatusOr<CompletionService*> Service(const grpc::CallbackServerContext& context,
-                                             const std::string& model) const;
+  // Both of the above: what the calls of a tokenizer begin with.
+  struct Caller {
+    CompletionService* service = nullptr;
+    std::string api_key_id;
+  };
+  absl::StatusOr<Caller> FindCaller(const grpc::CallbackServerContext& context) const;
 
   // Answers with what `work` says: at once, or, when what it works on has a `size` that takes long, from long_work_.
   grpc::ServerUnaryReactor* AnswerLater(grpc::CallbackServerContext& context, size_t size,

@@ -20,19 +20,7 @@ HttpResponse PlainText(std::string text) {
   return {.content_type = "text/plain; charset=utf-8", .body = std::move(text)};
 }
 
-// The service's tokenizer, or why there is none.
-absl::StatusOr<const Tokenizer*> FindTokenizer(const ServerState& server) {
-  const CompletionService* service = server.service;
-  if (service == nullptr) return ModelLoading();
-  if (service->tokenizer() == nullptr) return TokenizerMissing("prompt");
-  return service->tokenizer();
-}
-
 int32_t MaxModelLen(const ServerState& server) { return server.service.load()->engine().model().max_model_len; }
-
-absl::Status CheckModel(std::string_view model, const ServerState& server) {
-  return CheckModelName(model, server.service.load()->options().served_model_name);
-}
 
 }  // namespace
 
@@ -95,15 +83,13 @@ HttpResponse Capabilities(const RouteCall& call) {
 }
 
 HttpResponse Tokenize(const RouteCall& call) {
-  const absl::StatusOr<const Tokenizer*> tokenizer = FindTokenizer(call.server);
-  if (!tokenizer.ok()) return ErrorResponse(tokenizer.status());
+  const CompletionService* service = call.server.service;
+  if (service == nullptr) return ErrorResponse(ModelLoading());
   const absl::StatusOr<TokenizeRequest> request = DecodeTokenizeRequest(call.request.body, call.server.options.decode);
   if (!request.ok()) return ErrorResponse(request.status());
-  if (absl::Status status = CheckModel(request->model, call.server); !status.ok()) return ErrorResponse(status);
-  const absl::StatusOr<std::vector<int32_t>> ids =
-      (*tokenizer)
-          ->Encode(request->prompt, {.add_special_tokens = request->add_special_tokens,
-                                     .parse_special_tokens = request->parse_special_tokens});
+  const absl::StatusOr<std::vector<int32_t>> ids = service->Tokenize(
+      call.api_key_id, request->model, request->prompt,
+      {.add_special_tokens = request->add_special_tokens, .parse_special_tokens = request->parse_special_tokens});
   if (!ids.ok()) return ErrorResponse(ids.status());
   return {.body = EncodeTokenizeResponse(*ids, MaxModelLen(call.server))};
 }
@@ -114,16 +100,16 @@ HttpResponse Detokenize(const RouteCall& call) {
   const absl::StatusOr<DetokenizeRequest> request =
       DecodeDetokenizeRequest(call.request.body, call.server.options.decode);
   if (!request.ok()) return ErrorResponse(request.status());
-  if (absl::Status status = CheckModel(request->model, call.server); !status.ok()) return ErrorResponse(status);
-  const absl::StatusOr<std::string> text = service->Detokenize(request->tokens);
+  const absl::StatusOr<std::string> text = service->Detokenize(call.api_key_id, request->model, request->tokens);
   if (!text.ok()) return ErrorResponse(text.status());
   return {.body = EncodeDetokenizeResponse(*text)};
 }
 
 HttpResponse TokenizerInfo(const RouteCall& call) {
-  const absl::StatusOr<const Tokenizer*> tokenizer = FindTokenizer(call.server);
-  if (!tokenizer.ok()) return ErrorResponse(tokenizer.status());
-  return {.body = EncodeTokenizerInfo(**tokenizer, MaxModelLen(call.server))};
+  const CompletionService* service = call.server.service;
+  if (service == nullptr) return ErrorResponse(ModelLoading());
+  if (service->tokenizer() == nullptr) return ErrorResponse(TokenizerMissing("prompt"));
+  return {.body = EncodeTokenizerInfo(*service->tokenizer(), MaxModelLen(call.server))};
 }
 
 HttpResponse ChatIsNotSupported(const RouteCall&) {

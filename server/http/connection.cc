@@ -265,7 +265,7 @@ Task<bool> Connection::Answer(HttpRequest request) {
     const RunningScope running(server_.running);
     co_return co_await Complete(request);
   }
-  const RouteCall call{.request = request, .model = match_.model, .server = server_};
+  const RouteCall call{.request = request, .model = match_.model, .api_key_id = api_key_id_, .server = server_};
   if (request.body.size() <= kInlineBodyBytes) co_return co_await Send(match_.route->handler(call));
   const auto handle = [&] { return match_.route->handler(call); };
   const HttpResponse response = co_await OnWorker(handle);

@@ -13,7 +13,8 @@ namespace optserve {
 // What a handler is called with.
 struct RouteCall {
   const HttpRequest& request;
-  std::string_view model;  // where the path names one, decoded; else empty
+  std::string_view model;       // where the path names one, decoded; else empty
+  std::string_view api_key_id;  // empty: anonymous
   const ServerState& server;
 };
 

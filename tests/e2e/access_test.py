@@ -123,6 +123,26 @@ def test_concurrent_requests_and_that_who_leaves_makes_room(key_file):
         wait_until(lambda: post(server, key).status_code == 200, "room for another request")
 
 
+def test_tokenizing_counts_too(key_file, pb):
+    key = new_key(key_file, "--requests-per-minute", 4)
+    messages, stubs = pb
+    with Server("--api-key-file", key_file) as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = stubs.CompletionStub(channel)
+        metadata = [("authorization", f"Bearer {key}")]
+        tokenized = requests.post(server.url + "/tokenize", json={"prompt": PROMPT}, timeout=10,
+                                  headers={"Authorization": f"Bearer {key}"})
+        ids = tokenized.json()["tokens"]
+        assert stub.Tokenize(messages.TokenizeRequest(prompt=PROMPT), metadata=metadata, timeout=10).tokens == ids
+        assert stub.Detokenize(messages.DetokenizeRequest(tokens=ids[1:]), metadata=metadata, timeout=10).prompt == PROMPT
+        assert post(server, key).status_code == 200
+        refused = requests.post(server.url + "/detokenize", json={"tokens": ids}, timeout=10,
+                                headers={"Authorization": f"Bearer {key}"})
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+        with pytest.raises(grpc.RpcError) as error:
+            stub.Tokenize(messages.TokenizeRequest(prompt=PROMPT), metadata=metadata, timeout=10)
+        assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_quotas_over_grpc(key_file, pb):
     completion_pb2, completion_pb2_grpc = pb
     key = new_key(key_file, "--requests-per-minute", 1)

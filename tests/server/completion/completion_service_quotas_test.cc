@@ -56,6 +56,23 @@ TEST(CompletionServiceQuotasTest, TokensOfAllAnswersAreReserved) {
   EXPECT_TRUE(Client(*service, anonymous).Finish().error.ok());
 }
 
+TEST(CompletionServiceQuotasTest, TokenizingIsARequestOfItsKey) {
+  FakeEngineClient engine({});
+  KeyQuotas quotas;
+  quotas.Replace({LimitedKey({.requests_per_minute = 3})});
+  const auto service = MakeService(engine, {.quotas = &quotas});
+  EXPECT_EQ(service->Tokenize("key-1", "another model", "a", {}).status().code(), absl::StatusCode::kNotFound);
+  const absl::StatusOr<std::vector<int32_t>> ids = service->Tokenize("key-1", "", "Call me", {});
+  ASSERT_TRUE(ids.ok());
+  EXPECT_TRUE(service->Detokenize("key-1", "", *ids).ok());
+  EXPECT_TRUE(Client(*service, OfKey({Ids({5, 6})}, 1)).Finish().error.ok());
+  const absl::Status refused = service->Tokenize("key-1", "", "Call me", {}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_GE(RetryAfterSeconds(refused).value_or(0), 1);
+  EXPECT_EQ(service->Detokenize("key-1", "", *ids).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(service->Tokenize("", "", "Call me", {}).ok());
+}
+
 TEST(CompletionServiceQuotasTest, ACallThatWaitsForTheTokenizerIsToldThatTheServiceEnds) {
   FakeEngineClient engine({});
   auto service = MakeService(engine, {.inline_text_bytes = 1});

@@ -338,7 +338,7 @@ TEST(ConnectionTest, LongBodiesAreParsedBesideTheThreadThatServesOthers) {
   std::printf("worst /readyz beside 15 MiB bodies: %d ms\n", static_cast<int>(worst.count()));
 }
 
-TEST(ConnectionTest, ManyChunksOfOneByteAreServedWithFlatMemory) {
+TEST(ConnectionTest, ManyChunksOfOneByteAreServed) {
   TestServer server;
   HttpClient client(server.port());
   const std::string body = R"({"prompt":[5],"max_tokens":1})";
