@@ -49,6 +49,26 @@ def test_it_takes_more_connections_than_a_shell_gives_descriptors():
         assert idle[-1].recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+def test_bodies_in_chunks_of_one_byte_take_no_memory():
+    body = json.dumps({"prompt": [5], "max_tokens": 1}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b" " * 65_537 + body)
+    request = (b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+               b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    with Server() as server, socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
+        front_end = psutil.Process(server.process.pid)
+
+        def send(count):
+            for _ in range(count):
+                client.sendall(request)
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+        send(4)
+        before = front_end.memory_info().rss
+        send(32)
+        # A byte kept of each chunk would be twice this.
+        assert front_end.memory_info().rss - before < 32 * 65_537 / 2
+
+
 def test_tokenize_and_detokenize_are_inverse(server):
     tokens = server.post({"prompt": "Call me Ishmael.", "add_special_tokens": False}, "/tokenize").json()["tokens"]
     assert server.post({"tokens": tokens}, "/detokenize").json() == {"prompt": "Call me Ishmael."}
