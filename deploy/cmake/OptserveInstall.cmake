@@ -1,7 +1,8 @@
-# What `cmake --install` and `cpack` ship. Two components:
+# What `cmake --install` and `cpack` ship. Three components:
 #
 #   runtime  the binary, the demo model, configurations and guides, licences, SBOM
 #   bundled  the Debian libraries that a bare root has not, in lib/optserve; in the tarball only
+#   service  the systemd unit and /etc/optserve; in the .deb only
 #
 # The C and C++ libraries are never bundled: they belong to the system, and ours need none newer than Ubuntu 22.04's
 # (tests/deploy/release_test.py holds every shipped file to that). CUDA's libraries are not either: deploy/README.md.
@@ -21,7 +22,10 @@ install(RUNTIME_DEPENDENCY_SET optserve_libraries
 install(DIRECTORY deploy/demo-model DESTINATION share/optserve COMPONENT runtime)
 install(FILES CHANGELOG.md README.md deploy/release/copyright DESTINATION share/doc/optserve COMPONENT runtime)
 install(DIRECTORY deploy/ DESTINATION share/doc/optserve/deploy COMPONENT runtime
-  FILES_MATCHING PATTERN "*.md" PATTERN demo-model EXCLUDE PATTERN cmake EXCLUDE PATTERN release EXCLUDE)
+  PATTERN demo-model EXCLUDE PATTERN cmake EXCLUDE PATTERN release EXCLUDE PATTERN "*.sh" EXCLUDE)
+
+install(FILES deploy/systemd/optserve.service DESTINATION lib/systemd/system COMPONENT service EXCLUDE_FROM_ALL)
+install(FILES deploy/systemd/optserve.json DESTINATION /etc/optserve COMPONENT service EXCLUDE_FROM_ALL)
 
 # Licences and SBOM of what is in the binary and beside it, from what the build really read and linked.
 find_package(Python3 COMPONENTS Interpreter)
@@ -52,5 +56,6 @@ set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION net)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/deploy/release/conffiles)
 set(CPACK_PROJECT_CONFIG_FILE ${CMAKE_SOURCE_DIR}/deploy/release/components.cmake)
 include(CPack)

@@ -29,7 +29,9 @@
 #include "server/commands/failure.h"
 #include "server/commands/load_display.h"
 #include "server/commands/model_path.h"
+#include "server/commands/run_summary.h"
 #include "server/commands/runtime_files.h"
+#include "server/commands/service_notifier.h"
 #include "server/commands/signal_thread.h"
 #include "server/completion/completion_service.h"
 #include "server/grpc/grpc_server.h"
@@ -44,7 +46,10 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds kDrainPoll{20};
+constexpr std::chrono::seconds kTimeToEnd{15};     // after the drain: engines end, memory is given back
 constexpr milliseconds kLastAnswersTimeout{2000};  // for telling clients that the engine has died
+constexpr milliseconds kLoadingPeriod{1000};       // of telling the supervisor how far the model has loaded
+constexpr milliseconds kHangs{5000};               // an I/O thread that has been silent for so long
 
 // What the main thread waits for.
 struct Happening {
@@ -61,9 +66,11 @@ class Happenings {
     posted_.notify_one();
   }
 
-  Happening Wait() {
+  // Nothing if nothing has happened by then.
+  std::optional<Happening> WaitUntil(steady_clock::time_point time) {
     std::unique_lock lock(mu_);
-    posted_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !queue_.empty(); });
+    posted_.wait_until(lock, time, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !queue_.empty(); });
+    if (queue_.empty()) return std::nullopt;
     return Pop();
   }
 
@@ -113,10 +120,11 @@ class Server {
     if (!started.ok()) return Fail(started);
     if (!loaded_) return kExitOk;  // a signal while the model was loading
     while (true) {
-      const Happening happening = happenings_.Wait();
-      if (happening.kind == Happening::kSignal) return Drain();
-      if (happening.kind == Happening::kReload) files_->Reload();
-      if (happening.kind == Happening::kEngineGivenUp) return EngineGivenUp(happening.status);
+      const std::optional<Happening> happening = happenings_.WaitUntil(Tend());
+      if (!happening.has_value()) continue;
+      if (happening->kind == Happening::kSignal) return Drain();
+      if (happening->kind == Happening::kReload) Reload();
+      if (happening->kind == Happening::kEngineGivenUp) return EngineGivenUp(happening->status);
     }
   }
 
@@ -148,6 +156,7 @@ class Server {
     std::printf("optserve ready http=%s grpc=%s model=%s\n", http_->url().c_str(),
                 grpc_ != nullptr ? grpc_->address().c_str() : "off", name_.c_str());
     std::fflush(stdout);
+    notifier_.Ready(name_);
     const ModelInfo& model = engine_->model();
     log_.Info("ready", {{"seconds", SecondsSince(begin_)},
                         {"model", name_},
@@ -209,7 +218,10 @@ class Server {
       const auto threads = static_cast<int32_t>(std::thread::hardware_concurrency());
       options.config.num_threads = std::max(1, threads / config_.replicas);
     }
-    options.progress = [this](int64_t done, int64_t total) { display_.Update(done, total); };
+    options.progress = [this](int64_t done, int64_t total) {
+      display_.Update(done, total);
+      if (total > 0) loaded_percent_ = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    };
     options.on_started = [this](const absl::Status& status) { happenings_.Post(Happening::kEngineStarted, status); };
     options.on_given_up = [this](const absl::Status& why) { happenings_.Post(Happening::kEngineGivenUp, why); };
     options.metrics = &metrics_;
@@ -220,11 +232,37 @@ class Server {
 
   // Until the engine has loaded the model and answered once. Sets loaded_, unless a signal came first.
   absl::Status WaitForModel() {
-    Happening happening = happenings_.Wait();
-    for (; happening.kind == Happening::kReload; happening = happenings_.Wait()) files_->Reload();
-    OPTSERVE_RETURN_IF_ERROR(happening.status);
-    loaded_ = happening.kind == Happening::kEngineStarted;
-    return absl::OkStatus();
+    while (true) {
+      notifier_.Loading(name_, loaded_percent_);
+      const std::optional<Happening> happening = happenings_.WaitUntil(steady_clock::now() + kLoadingPeriod);
+      if (!happening.has_value()) continue;
+      if (happening->kind == Happening::kReload) {
+        files_->Reload();
+        continue;
+      }
+      OPTSERVE_RETURN_IF_ERROR(happening->status);
+      loaded_ = happening->kind == Happening::kEngineStarted;
+      return absl::OkStatus();
+    }
+  }
+
+  // What is due while nothing happens. Returns when something will be due again.
+  steady_clock::time_point Tend() {
+    const steady_clock::time_point now = steady_clock::now();
+    summary_.Update(engine_->Stats(), now);
+    if (!notifier_.is_watched()) return summary_.next();
+    // A front end that hangs is one that the supervisor may kill; engines have a watchdog of their own.
+    if (now >= next_alive_ && http_->Silence() < kHangs) {
+      notifier_.Alive();
+      next_alive_ = now + notifier_.alive_period();
+    }
+    return std::min(summary_.next(), std::max(next_alive_, now + kDrainPoll));
+  }
+
+  void Reload() {
+    notifier_.Reloading();
+    files_->Reload();
+    notifier_.Ready(name_);
   }
 
   absl::Status EngineHealth() const {
@@ -235,10 +273,12 @@ class Server {
   // New requests are refused, running ones finish.
   int Drain() {
     log_.Info("draining", {{"timeout_seconds", config_.shutdown_timeout_seconds}});
+    notifier_.Stopping(std::chrono::seconds(config_.shutdown_timeout_seconds) + kTimeToEnd);
     http_->Drain();
     if (grpc_ != nullptr) grpc_->Drain();
     const auto deadline = steady_clock::now() + std::chrono::seconds(config_.shutdown_timeout_seconds);
     while (!http_->WaitUntilIdle(kDrainPoll) || (grpc_ != nullptr && !grpc_->WaitUntilIdle(kDrainPoll))) {
+      Tend();
       const std::optional<Happening> happening = happenings_.TryWait();
       if (happening.has_value() && happening->kind == Happening::kReload) files_->Reload();
       if (happening.has_value() && happening->kind == Happening::kSignal) {
@@ -271,6 +311,10 @@ class Server {
   Log log_;
   Metrics metrics_;
   LoadDisplay display_;
+  ServiceNotifier notifier_ = ServiceNotifier::TakeFromEnvironment();
+  RunSummary summary_{log_, begin_};
+  steady_clock::time_point next_alive_ = begin_;
+  std::atomic<int> loaded_percent_ = 0;
   Happenings happenings_;
   SignalThread signals_;  // before any other thread
   bool loaded_ = false;

@@ -113,6 +113,12 @@ class HttpServer::Impl {
     for (const std::shared_ptr<IoLoop>& loop : loops_) loop->Join();
   }
 
+  std::chrono::milliseconds Silence() const {
+    std::chrono::milliseconds longest{0};
+    for (const std::shared_ptr<IoLoop>& loop : loops_) longest = std::max(longest, loop->Silence());
+    return longest;
+  }
+
   ServerState& state() { return state_; }
   uint16_t port() const { return port_; }
   const std::string& url() const { return url_; }
@@ -203,6 +209,7 @@ HttpServer::~HttpServer() = default;
 
 uint16_t HttpServer::port() const { return impl_->port(); }
 std::string HttpServer::url() const { return impl_->url(); }
+std::chrono::milliseconds HttpServer::Silence() const { return impl_->Silence(); }
 void HttpServer::Serve(CompletionService& service) { impl_->state().service = &service; }
 void HttpServer::Drain() { impl_->state().draining = true; }
 bool HttpServer::WaitUntilIdle(std::chrono::milliseconds timeout) {

@@ -66,6 +66,9 @@ class HttpServer {
   // "http://127.0.0.1:8000", to be printed.
   std::string url() const;
 
+  // How long the I/O thread that was last heard of has been silent: well below a second, or it hangs.
+  std::chrono::milliseconds Silence() const;
+
   // The model is there: completions are made by `service`, which outlives Stop(). Once.
   void Serve(CompletionService& service);
 

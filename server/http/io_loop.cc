@@ -40,6 +40,10 @@ void IoLoop::Join() {
   if (thread_.joinable()) thread_.join();
 }
 
+std::chrono::milliseconds IoLoop::Silence() const {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - last_tick_.load());
+}
+
 void IoLoop::EndIfStopped() {
   if (stopping_ && connections_.empty()) work_.reset();
 }
@@ -84,6 +88,7 @@ void IoLoop::Remove(Connection& connection) {
 // timer for each that is nearly always set back.
 void IoLoop::Tick() {
   const Clock::time_point now = Clock::now();
+  last_tick_ = now;
   std::vector<std::shared_ptr<Connection>> due;
   for (const std::shared_ptr<Connection>& connection : connections_) {
     if (connection->IsDue(now)) due.push_back(connection);

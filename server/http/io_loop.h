@@ -41,6 +41,10 @@ class IoLoop : public std::enable_shared_from_this<IoLoop> {
   void Add(std::shared_ptr<Connection> connection);
   void Remove(Connection& connection);
 
+  // Any thread: how long the loop's thread has not come to look at its connections. It does so every tick; much longer
+  // than that means that it hangs.
+  std::chrono::milliseconds Silence() const;
+
   // A buffer for one read, of whoever reads at the moment.
   std::vector<char>& scratch() { return scratch_; }
 
@@ -58,6 +62,7 @@ class IoLoop : public std::enable_shared_from_this<IoLoop> {
   const std::chrono::milliseconds tick_;
   std::vector<std::shared_ptr<Connection>> connections_;
   std::vector<char> scratch_;
+  std::atomic<Clock::time_point> last_tick_{Clock::now()};
   bool stopping_ = false;
   std::string date_;
   int64_t date_second_ = 0;

@@ -83,3 +83,13 @@ def test_no_path_of_the_build_machine_is_in_the_packages(tree):
         if path.is_file():
             assert str(ROOT).encode() not in path.read_bytes(), path
     assert str(ROOT).encode() not in (tree / "bin/optserve").read_bytes()
+
+
+def test_cmake_installs_a_tree_that_runs(tmp_path):
+    prefix = tmp_path / "prefix"
+    for component in ("runtime", "bundled"):
+        subprocess.run(["cmake", "--install", packages.BUILD, "--prefix", prefix, "--component", component], check=True,
+                       capture_output=True)
+    ran = subprocess.run([prefix / "bin/optserve", "--version"], capture_output=True, text=True)
+    assert ran.stdout == f"optserve {VERSION}\n"
+    assert {path.name for path in prefix.iterdir()} == {"bin", "lib", "share"}
