@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "clients/cpp/cli/completion_script.h"
 #include "engine/engine_client.h"
 #include "engine/process_main.h"
 #include "engine/tools/bench_kernels.h"
@@ -18,7 +19,6 @@
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "server/commands/checkpoints.h"
-#include "server/commands/completion_script.h"
 #include "server/commands/failure.h"
 #include "server/commands/generate.h"
 #include "server/commands/keys.h"
@@ -243,14 +243,7 @@ int RunGenerate(const Words& words) {
 }
 
 int RunCompletion(const CLI::App& app, const Words& words) {
-  std::vector<CommandWords> commands;
-  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
-    commands.push_back({.name = command->get_name(), .help = command->get_description()});
-    for (const CLI::Option* option : command->get_options()) {
-      for (const std::string& name : option->get_lnames()) commands.back().flags.push_back("--" + name);
-    }
-  }
-  const absl::StatusOr<std::string> script = CompletionScript(words.shell, commands);
+  const absl::StatusOr<std::string> script = CompletionScript(words.shell, app.get_name(), CommandsOf(app));
   if (!script.ok()) return Fail(script.status());
   std::fputs(script->c_str(), stdout);
   return kExitOk;

@@ -112,8 +112,9 @@ absl::Status Decode(std::string_view body, Read read) {
   }
 }
 
-// The member, or null if it is absent or null.
+// The member of an object, or null if it is absent or null.
 const Json* Member(const Json& json, const char* name) {
+  (void)json.get_ref<const Json::object_t&>();  // throws for what is none
   const auto found = json.find(name);
   return found == json.end() || found->is_null() ? nullptr : &*found;
 }
@@ -267,7 +268,7 @@ absl::StatusCode CodeOfEvent(std::string_view type, std::string_view code) {
   }
   if (type == "rate_limit_exceeded") return absl::StatusCode::kResourceExhausted;
   if (type == "service_unavailable") return absl::StatusCode::kUnavailable;
-  if (type == "timeout" || code == "timeout") return absl::StatusCode::kDeadlineExceeded;
+  if (code == "deadline_exceeded") return absl::StatusCode::kDeadlineExceeded;
   return absl::StatusCode::kInternal;
 }
 

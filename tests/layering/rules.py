@@ -31,12 +31,13 @@ MAY_INCLUDE = [
     (r"server/text/", [r"server/text/", r"engine/util/"]),
     (r"server/api/", [r"server/(api|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/",
                       r"(proto/)?optserve/v1/"]),
-    # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
+    # `serve` starts the engine process and `bench kernels` the engine's own benchmark; shells learn the words of both
+    # our programs in one way.
     # What a key may take and what it took are decided where a request begins and ends, whichever protocol it came by.
     (r"server/access/", [r"server/(access|api)/", r"engine/util/"]),
     (r"server/completion/", [r"server/(access|api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|model/opt_sizes)\.h",
-                                      r"engine/(planner|util|tools)/"]),
+                                      r"engine/(planner|util|tools)/", r"clients/cpp/cli/completion_script\.h"]),
     # The other end of the process border.
     (r"server/replicas/", [r"server/replicas/", r"engine/(engine_client|request|config|process_frames)\.h",
                            r"engine/util/", r"(proto/)?optserve/internal/"]),

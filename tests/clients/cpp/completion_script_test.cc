@@ -1,4 +1,4 @@
-#include "server/commands/completion_script.h"
+#include "clients/cpp/cli/completion_script.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,8 +16,9 @@ const std::vector<CommandWords> kCommands = {{.name = "serve", .help = "Serve a 
 
 // What bash completes `words` to, the last of which is being typed.
 std::string Completed(const std::string& words, int count) {
-  const std::string command = "bash -c '" + CompletionScript("bash", kCommands).value() + "\nCOMP_WORDS=(" + words +
-                              "); COMP_CWORD=" + std::to_string(count - 1) + "; _optserve; echo ${COMPREPLY[@]}'";
+  const std::string command = "bash -c '" + CompletionScript("bash", "optserve", kCommands).value() + "\nCOMP_WORDS=(" +
+                              words + "); COMP_CWORD=" + std::to_string(count - 1) +
+                              "; _optserve; echo ${COMPREPLY[@]}'";
   // The script quotes its words, which quotes of ours cannot hold.
   std::string escaped = command;
   const size_t begin = 9;
@@ -39,10 +40,10 @@ TEST(CompletionScriptTest, BashCompletesCommandsAndTheirFlags) {
 }
 
 TEST(CompletionScriptTest, EachShellHasItsOwn) {
-  EXPECT_THAT(CompletionScript("zsh", kCommands).value(), HasSubstr("bashcompinit"));
-  EXPECT_THAT(CompletionScript("fish", kCommands).value(),
+  EXPECT_THAT(CompletionScript("zsh", "optserve", kCommands).value(), HasSubstr("bashcompinit"));
+  EXPECT_THAT(CompletionScript("fish", "optserve", kCommands).value(),
               HasSubstr("complete -c optserve -n '__fish_seen_subcommand_from serve' -l port\n"));
-  EXPECT_EQ(CompletionScript("powershell", kCommands).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CompletionScript("powershell", "optserve", kCommands).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace
