@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stages=(install release unit layering format tidy no-server e2e faults clients deploy asan tsan fuzz)
+readonly stages=(install release unit layering format tidy no-server e2e web faults clients deploy asan tsan fuzz)
 readonly quick_stages=(install release unit layering format e2e)
 readonly venv=$PWD/build/test-venv
 readonly reports=$PWD/build/tests
@@ -37,6 +37,9 @@ stage_tidy() { tests/lint/run.sh tidy build/release; }
 stage_no-server() { build release -B build/no-server -DOPTSERVE_SERVER=OFF && run_ctest_in build/no-server "$1"; }
 
 stage_e2e() { OPTSERVE_BINARY=$PWD/build/release/optserve run_pytest "$1" tests/e2e; }
+
+# The playground in Debian's Chromium.
+stage_web() { OPTSERVE_BINARY=$PWD/build/release/optserve run_pytest "$1" tests/web; }
 
 # Engines that die, hang and compute nonsense on order; a build of its own, most of it out of the compiler's cache.
 stage_faults() {

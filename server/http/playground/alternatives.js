@@ -64,7 +64,7 @@ class AlternativesPanel {
     const token = group.tokens[index];
     const id = group.ids[group.first + index];
     const children = [
-      element("header", {},
+      element("div", { class: "head" },
         element("button", { type: "button", class: "quiet", "aria-label": "The token before", onclick: () => this.#step(-1) }, "‹"),
         element("h2", { id: "alternatives-title" }, visibleText(token.text)),
         element("button", { type: "button", class: "quiet", "aria-label": "The token behind", onclick: () => this.#step(1) }, "›"),

@@ -37,7 +37,7 @@ function fieldTable(document, schema) {
       element("td", { class: "type" }, standard), element("td", {}, field.description ?? ""));
   });
   const head = ["field", "type", "bounds", "default", "meaning"].map((name) => element("th", { scope: "col" }, name));
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Fields" },
+  return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Fields" },
     element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
 }
 
@@ -47,7 +47,7 @@ function answerTable(document, responses) {
     const kinds = Object.entries(response.content ?? {}).map(([type, { schema }]) => (schema?.$ref ? `${type}: ${typeText(document, schema)}` : type));
     return element("tr", {}, element("th", { scope: "row" }, status), element("td", {}, response.description), element("td", { class: "type" }, kinds.join("; ")));
   });
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Answers" },
+  return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Answers" },
     element("table", {}, element("tbody", {}, ...rows)));
 }
 

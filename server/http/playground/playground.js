@@ -229,7 +229,7 @@ async function forkFrom(state, group, index, rank) {
   const [text] = token.top[rank];
   let id = null;
   const found = await run(async (signal) => {
-    id = await idOfAlternative(before, token, rank, signal);
+    id = text === token.text ? group.ids[group.first + index] : await idOfAlternative(before, token, rank, signal);
   }, () => forkFrom(state, group, index, rank));
   if (!found) return;
   const isPartial = index > 0 || text.startsWith("bytes:");
@@ -254,9 +254,8 @@ async function idOfAlternative(before, token, rank, signal) {
   const wanted = token.top[rank][1];
   const same = all.filter(([, logprob]) => logprob === wanted);
   const among = token.top.filter(([, logprob]) => logprob === wanted).indexOf(token.top[rank]);
-  const [name] = same[among] ?? all[rank] ?? [""];
-  if (!name) throw new ApiError("The server no longer gives this alternative.", { status: 400 });
-  return Number(name.replace("token_id:", ""));
+  if (!same[among]) throw new ApiError("The server no longer gives this alternative the same probability: score the text again.", { status: 400 });
+  return Number(same[among][0].replace("token_id:", ""));
 }
 
 // The same within an answer that waits to be chosen: it becomes part of the text.
