@@ -287,7 +287,9 @@ EngineStats LocalEngine::Stats() const {
 
 absl::Status LocalEngine::Health() const {
   const std::lock_guard lock(mu_);
-  if (!health_.ok() || step_start_ns_ == 0) return health_;
+  if (!health_.ok()) return health_;
+  if (const absl::Status ranks = executor_->Health(); !ranks.ok()) return Death(std::string(ranks.message()));
+  if (step_start_ns_ == 0) return health_;
   const double seconds = static_cast<double>(NowNs() - step_start_ns_) / 1e9;
   if (seconds <= step_deadline_.seconds()) return health_;
   return Death(

@@ -13,6 +13,7 @@
 
 #include "clients/cpp/cli/completion_script.h"
 #include "engine/engine_client.h"
+#include "engine/process_group.h"
 #include "engine/process_main.h"
 #include "engine/tools/bench_kernels.h"
 #include "engine/util/log.h"
@@ -298,6 +299,9 @@ int main(int argc, char** argv) {
   // Not for users, hence no subcommand: see server/replicas/engine_process.h.
   if (argc == 4 && std::string_view(argv[1]) == "engine-process" && std::string_view(argv[2]) == "--fd") {
     std::_Exit(optserve::RunEngineProcess(std::atoi(argv[3]), optserve::StartLocalEngine));
+  }
+  if (argc >= 5 && std::string_view(argv[1]) == "engine-group" && std::string_view(argv[argc - 2]) == "--fd") {
+    std::_Exit(optserve::RunEngineGroup(std::atoi(argv[argc - 1]), {argv + 2, argv + argc - 2}));
   }
   return optserve::RunCommandLine(argc, argv);
 }

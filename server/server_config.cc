@@ -209,6 +209,11 @@ constexpr ServerOption kOptions[] = {
     {"replicas", "N", "engines with the whole model each, which share the requests", false,
      [](std::string_view text, Config& c) { return ParseNumber(text, 1, 64, c.replicas); },
      [](const Config& c) { return fmt::format("{}", c.replicas); }},
+    {"engine-launcher", "COMMAND",
+     "mpirun or srun with its options, which starts each rank as a process, here or on other machines: "
+     "\"mpirun -n 4 --hostfile HOSTS\" (default: ranks are threads)",
+     false, [](std::string_view text, Config& c) { return ParseText(text, c.engine_launcher); },
+     [](const Config& c) { return c.engine_launcher; }},
     {"max-engine-deaths", "N", "deaths of an engine in ten minutes after which it is given up", false,
      [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.max_engine_deaths); },
      [](const Config& c) { return fmt::format("{}", c.max_engine_deaths); }},

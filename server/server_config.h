@@ -39,6 +39,7 @@ struct ServerConfig {
   bool vllm_metrics = false;  // /metrics has vLLM's names too
   LogLevel log_level = LogLevel::kInfo;
   int32_t replicas = 1;           // engine processes, each with the whole model
+  std::string engine_launcher;    // a command, split at spaces, that starts each rank as a process; empty: as threads
   int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
   EngineConfig engine;            // all but model_path
 };

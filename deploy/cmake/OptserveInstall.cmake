@@ -27,6 +27,11 @@ install(DIRECTORY deploy/ DESTINATION share/doc/optserve/deploy COMPONENT runtim
 install(FILES deploy/systemd/optserve.service DESTINATION lib/systemd/system COMPONENT service EXCLUDE_FROM_ALL)
 install(FILES deploy/systemd/optserve.json DESTINATION /etc/optserve COMPONENT service EXCLUDE_FROM_ALL)
 
+# In no package: who has several machines builds with their MPI. `cmake --install BUILD --component ranks`.
+if(OPTSERVE_MPI)
+  install(TARGETS optserve-rank RUNTIME DESTINATION bin COMPONENT ranks EXCLUDE_FROM_ALL)
+endif()
+
 # Licences and SBOM of what is in the binary and beside it, from what the build really read and linked.
 find_package(Python3 COMPONENTS Interpreter)
 if(Python3_FOUND)

@@ -1,13 +1,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cstring>
 #include <mutex>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "engine/comm/communicator.h"
+#include "engine/comm/tree_sum.h"
 #include "kernels/common/check.h"
 
 namespace optserve {
@@ -112,7 +112,7 @@ class ThreadCommunicator final : public Communicator {
     const int64_t lines = (n + kLine - 1) / kLine;
     const int64_t begin = std::min(n, lines * rank_ / group_->size * kLine);
     const int64_t end = std::min(n, lines * (rank_ + 1) / group_->size * kLine);
-    for (int64_t i = begin; i < end; i += kPiece) SumPiece(i, std::min(kPiece, end - i));
+    for (int64_t i = begin; i < end; i += kTreeSumPiece) SumPiece(i, std::min(kTreeSumPiece, end - i));
     Wait();
   }
 
@@ -128,8 +128,6 @@ class ThreadCommunicator final : public Communicator {
   }
 
  private:
-  static constexpr int64_t kPiece = 1024;
-
   // After this, every rank sees every rank's tensor; after the barrier that ends the call it may change again. False:
   // the group has been aborted, and not all tensors are there.
   bool Publish(const TensorView& view) {
@@ -144,22 +142,10 @@ class ThreadCommunicator final : public Communicator {
   }
 
   void SumPiece(int64_t begin, int64_t n) const {
-    std::array<float, kPiece> sum;
-    SumRanks(0, group_->size, begin, n, sum);
+    std::array<float, kTreeSumPiece> sum;
+    const auto of_rank = [this](int rank) { return group_->tensors[static_cast<size_t>(rank)].as<const float>(); };
+    TreeSum(of_rank, 0, group_->size, begin, n, sum.data());
     for (const TensorView& to : group_->tensors) std::copy_n(sum.begin(), n, to.as<float>() + begin);
-  }
-
-  // The sum of `count` ranks by a binary tree.
-  void SumRanks(int first, int count, int64_t begin, int64_t n, std::array<float, kPiece>& sum) const {
-    if (count == 1) {
-      std::copy_n(group_->tensors[first].as<const float>() + begin, n, sum.begin());
-      return;
-    }
-    const int left = static_cast<int>(std::bit_ceil(static_cast<unsigned>(count))) / 2;
-    SumRanks(first, left, begin, n, sum);
-    std::array<float, kPiece> right;
-    SumRanks(first + left, count - left, begin, n, right);
-    for (int64_t i = 0; i < n; ++i) sum[i] += right[i];
   }
 
   std::shared_ptr<Group> group_;

@@ -46,6 +46,9 @@ class Executor {
   // Whom a step that does not end waits for, such as "rank 2": for the log. From any thread, also during Execute.
   virtual std::string WhoIsBehind() const { return "the executor"; }
 
+  // An error that ends the engine although no step runs, such as a rank that has gone. From any thread.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
+
  private:
   const StepPlan* submitted_ = nullptr;
 };

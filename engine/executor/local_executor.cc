@@ -9,6 +9,7 @@
 #include "engine/executor/executor.h"
 #include "engine/executor/kv_pool_size.h"
 #include "engine/executor/overlapped_executor.h"
+#include "engine/executor/rank_setup.h"
 #include "engine/executor/rank_worker.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/load_config.h"
@@ -25,78 +26,25 @@ namespace {
 constexpr int kReaders = 4;  // threads that read weights, of all ranks together
 constexpr int kMinReaders = 2;
 
-// Arithmetic is f32 here and 16-bit weights are widened exactly as they are read, so float32 asks for nothing more.
-absl::Status CheckDType(DTypeChoice dtype, const Checkpoint& checkpoint) {
-  if (dtype == DTypeChoice::kInt8) {
-    return absl::UnimplementedError("--dtype is int8, which the CPU does not compute with; leave it out");
-  }
-  if (dtype != DTypeChoice::kFloat16) return absl::OkStatus();
-  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
-    if (tensor.view.dtype == DType::kF16) continue;
-    return InvalidArgument(
-        "--dtype is float16, but {} in {} is not, and a CPU serves weights as the file has them; leave it out, or "
-        "convert the model first: optserve convert SOURCE TARGET --dtype float16",
-        tensor.name, tensor.file);
-  }
-  return absl::OkStatus();
-}
-
-// What the kernels for GPUs are made for.
-absl::Status CheckCuda(DTypeChoice dtype, int64_t head_size) {
-  if (dtype != DTypeChoice::kAuto && dtype != DTypeChoice::kFloat16) {
-    return InvalidArgument(
-        "--dtype must be float16 on a GPU, whatever the files hold; leave it out, or use --device cpu");
-  }
-  for (const int64_t known : {16, 32, 64, 80, 128}) {
-    if (head_size == known) return absl::OkStatus();
-  }
-  return FailedPrecondition(
-      "the model's heads have {} numbers, and on a GPU they must have 16, 32, 64, 80 or 128; use --device cpu",
-      head_size);
-}
-
 // All ranks in this process, a thread each; rank 0 is the caller's.
 class LocalExecutor final : public Executor {
  public:
   explicit LocalExecutor(EngineConfig config) : config_(std::move(config)) {}
 
   absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
-    OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(config_.model_path));
+    OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModelFor(config_));
     checkpoint_ = std::move(model.checkpoint);
     model_config_ = std::move(model.config);
-    OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model_config_, config_.tensor_parallel_size));
-    if (config_.deterministic_tp) {
-      OPTSERVE_RETURN_IF_ERROR(CheckDeterministicTensorParallelSize(model_config_, config_.tensor_parallel_size));
-    }
-    if (config_.max_model_len > model_config_.max_positions) {
-      return InvalidArgument("--max-model-len is {}, but the model has {} positions; lower it, or leave it out",
-                             config_.max_model_len, model_config_.max_positions);
-    }
-    // Auto: a GPU if this build and machine have one.
-    if (config_.device == DeviceChoice::kAuto) {
-      config_.device = MakeBackend({.kind = DeviceKind::kCuda}).ok() ? DeviceChoice::kCuda : DeviceChoice::kCpu;
-    }
-    OPTSERVE_RETURN_IF_ERROR(config_.device == DeviceChoice::kCuda ? CheckCuda(config_.dtype, model_config_.head_size())
-                                                                   : CheckDType(config_.dtype, *checkpoint_));
     OPTSERVE_ASSIGN_OR_RETURN(OptTensors tensors, OptTensors::Match(model_config_, *checkpoint_));
     OPTSERVE_RETURN_IF_ERROR(MakeRanks(tensors));
     OPTSERVE_RETURN_IF_ERROR(LoadWeights(tensors, progress));
 
-    const int64_t max_model_len = config_.max_model_len > 0 ? config_.max_model_len : model_config_.max_positions;
-    const int64_t max_tokens = std::max(config_.max_num_batched_tokens, config_.max_num_seqs);
+    const int64_t max_model_len = MaxModelLen(config_, model_config_);
+    const int64_t max_tokens = MaxTokensOfStep(config_);
     OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizePool(max_model_len, max_tokens));
     for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, max_tokens));
 
-    StartResult result{.kv = kv};
-    result.model = {.vocab_size = model_config_.vocab_size,
-                    .max_model_len = static_cast<int32_t>(max_model_len),
-                    .eos_token_ids = model_config_.eos_token_ids,
-                    .bos_token_id = model_config_.bos_token_id,
-                    .max_num_seqs = config_.max_num_seqs,
-                    .kv_tokens = int64_t{kv.num_blocks} * kv.block_size,
-                    .weight_bytes = tensors.num_bytes(),
-                    .num_parameters = tensors.num_parameters()};
-    return result;
+    return MakeStartResult(config_, model_config_, tensors, kv);
   }
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
@@ -120,20 +68,14 @@ class LocalExecutor final : public Executor {
 
  private:
   absl::StatusOr<StepResult> RunRanks(const StepPlan& plan) {
-    if (ranks_.size() == 1) return Named(0, ranks_[0].Execute(plan, drawn_));
+    if (ranks_.size() == 1) return OfRank("rank 0", ranks_[0].Execute(plan, drawn_));
     threads_->RunOnAll([&](int rank) {
-      results_[rank] = Named(rank, ranks_[rank].Execute(plan, drawn_));
+      results_[rank] = OfRank(fmt::format("rank {}", rank), ranks_[rank].Execute(plan, drawn_));
       // The others may wait for it in a collective. Who was there first says why all of them fail.
       if (!results_[rank].ok()) ranks_[rank].comm().Abort(results_[rank].status());
     });
     OPTSERVE_RETURN_IF_ERROR(ranks_[0].comm().Check());
     return std::move(results_[0]);
-  }
-
-  static absl::StatusOr<StepResult> Named(int rank, absl::StatusOr<StepResult> result) {
-    if (result.ok()) return result;
-    return absl::Status(result.status().code(),
-                        fmt::format("rank {}: {}", rank, std::string(result.status().message())));
   }
 
   // Before anything is copied: f16 weights, and what a rank shares with others, on a device of its own.

@@ -24,6 +24,7 @@ class OverlappedExecutor final : public Executor {
   void Submit(const StepPlan& plan) override;
   absl::StatusOr<StepResult> Collect() override;
   std::string WhoIsBehind() const override { return inner_->WhoIsBehind(); }
+  absl::Status Health() const override { return inner_->Health(); }
 
  private:
   void Run();

@@ -21,13 +21,8 @@ namespace {
 
 using Kind = InjectedFault::Kind;
 
-struct Scope {
-  int32_t replica = 0;
-  int32_t generation = 1;
-};
-
-Scope& ThisScope() {
-  static Scope scope;
+FaultScope& ThisScope() {
+  static FaultScope scope;
   return scope;
 }
 
@@ -90,6 +85,8 @@ std::vector<InjectedFault> ParseFaults() {
 void SetFaultScope(int32_t replica, int32_t generation) {
   ThisScope() = {.replica = replica, .generation = generation};
 }
+
+FaultScope CurrentFaultScope() { return ThisScope(); }
 
 std::vector<InjectedFault> FaultsDue(uint64_t step, int32_t rank) {
   static const std::vector<InjectedFault> faults = ParseFaults();

@@ -34,14 +34,22 @@ struct InjectedFault {
   int32_t ms = 0;  // kLeak: KiB
 };
 
+// Which engine process this is.
+struct FaultScope {
+  int32_t replica = 0;
+  int32_t generation = 1;
+};
+
 #ifdef OPTSERVE_FAULTS
-// Which engine process this is. Before the first step.
+// Before the first step.
 void SetFaultScope(int32_t replica, int32_t generation);
+FaultScope CurrentFaultScope();
 std::vector<InjectedFault> FaultsDue(uint64_t step, int32_t rank);
 // Does it, unless it is kNan, which is the caller's. An error is what the step must fail with.
 absl::Status CommitFault(const InjectedFault& fault);
 #else
 inline void SetFaultScope(int32_t, int32_t) {}
+inline FaultScope CurrentFaultScope() { return {}; }
 inline std::vector<InjectedFault> FaultsDue(uint64_t, int32_t) { return {}; }
 inline absl::Status CommitFault(const InjectedFault&) { return absl::OkStatus(); }
 #endif

@@ -16,6 +16,7 @@
 #include <mutex>
 #include <optional>
 #include <queue>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -217,6 +218,12 @@ class Server {
     if (config_.replicas > 1 && options.config.num_threads == 0) {
       const auto threads = static_cast<int32_t>(std::thread::hardware_concurrency());
       options.config.num_threads = std::max(1, threads / config_.replicas);
+    }
+    if (!config_.engine_launcher.empty()) {
+      options.arguments = {"engine-group"};
+      std::istringstream words(config_.engine_launcher);
+      for (std::string word; words >> word;) options.arguments.push_back(word);
+      options.engine_is_group = true;
     }
     options.progress = [this](int64_t done, int64_t total) {
       display_.Update(done, total);

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "engine/process_frames.h"
+#include "engine/process_group.h"
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
 
@@ -24,6 +25,7 @@ namespace {
 
 constexpr int kChildSocket = 3;  // the first descriptor after standard error
 constexpr int kEndTimeoutMs = 2000;
+constexpr int kGroupEndTimeoutMs = 10000;
 constexpr int kRetryAfterSeconds = 5;
 
 // Requests that wait for an engine process that does not read; its reader only moves them to a queue.
@@ -175,7 +177,7 @@ void EngineProcess::Kill(std::string_view why) {
     killed_because_ = why;
   }
   // Not by its number, which another process may have once it is reaped.
-  if (pidfd_ >= 0) syscall(SYS_pidfd_send_signal, pidfd_, SIGKILL, nullptr, 0);
+  if (pidfd_ >= 0) syscall(SYS_pidfd_send_signal, pidfd_, options_.is_group ? kEndGroupSignal : SIGKILL, nullptr, 0);
   channel_.Shutdown();
 }
 
@@ -299,7 +301,9 @@ void EngineProcess::OnEnd() {
     request.sink->OnEvents(std::move(events));
   }
   if (closing || before == State::kEnded) return;
-  if (before == State::kLoading) return OnStarted(Internal("the engine process {} while it loaded the model", how));
+  if (before == State::kLoading) {
+    return OnStarted(last_words_.ok() ? Internal("the engine process {} while it loaded the model", how) : last_words_);
+  }
   if (options_.on_death) options_.on_death(last_words_.ok() ? health : last_words_);
 }
 
@@ -307,7 +311,7 @@ void EngineProcess::OnEnd() {
 // to be read after "the engine process".
 std::string EngineProcess::Reap() {
   pollfd ended = {.fd = pidfd_, .events = POLLIN, .revents = 0};
-  if (poll(&ended, 1, kEndTimeoutMs) != 1) kill(pid_, SIGKILL);
+  if (poll(&ended, 1, options_.is_group ? kGroupEndTimeoutMs : kEndTimeoutMs) != 1) kill(pid_, SIGKILL);
   siginfo_t info = {};
   while (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED) != 0 && errno == EINTR) {
   }

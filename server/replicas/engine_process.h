@@ -37,6 +37,9 @@ class EngineProcess : public EngineClient {
     EngineConfig config;
     // Arguments for this program, which is what runs. "--fd N" is appended; they must lead to RunEngineProcess(N).
     std::vector<std::string> arguments = {"engine-process"};
+    // The process has others to end before itself (engine/process_group.h): it is asked to, by kEndGroupSignal, and
+    // gets longer for it.
+    bool is_group = false;
     LoadProgress progress;
     // Called once, after progress: OK when the model is loaded, else why it is not, as StartLocalEngine says it, or
     // Internal if the process died.

@@ -434,6 +434,7 @@ void Supervisor::Run() {
 
 void Supervisor::StartProcess(size_t index) {
   EngineProcess::Options options = {.config = options_.config, .arguments = options_.arguments};
+  options.is_group = options_.engine_is_group;
   options.replica = static_cast<int32_t>(index);
   options.metrics = options_.metrics;
   options.progress = [this, index](int64_t done, int64_t total) {

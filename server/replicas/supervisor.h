@@ -52,6 +52,7 @@ class Supervisor : public EngineClient {
     int32_t max_deaths = 3;  // in ten minutes
     // As EngineProcess::Options.
     std::vector<std::string> arguments = {"engine-process"};
+    bool engine_is_group = false;
     LoadProgress progress;  // of all engines together
     // Once: OK when every engine has answered; else what is wrong with the first that has not started.
     std::function<void(const absl::Status& status)> on_started;

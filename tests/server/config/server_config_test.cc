@@ -113,6 +113,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"step-timeout", "14"},
                             {"replicas", "15"},
                             {"max-engine-deaths", "16"},
+                            {"engine-launcher", "mpirun -n 2"},
                             {"api-key-file", "keys"},
                             {"probes-need-key", "true"},
                             {"metrics-need-key", "true"},
@@ -151,6 +152,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.engine.step_timeout_seconds, 14);
   EXPECT_EQ(loaded->config.replicas, 15);
   EXPECT_EQ(loaded->config.max_engine_deaths, 16);
+  EXPECT_EQ(loaded->config.engine_launcher, "mpirun -n 2");
   EXPECT_EQ(loaded->config.api_key_file, "keys");
   EXPECT_EQ(loaded->config.engine.dtype, DTypeChoice::kInt8);
   EXPECT_TRUE(loaded->config.vllm_metrics);

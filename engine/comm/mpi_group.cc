@@ -1,0 +1,284 @@
+#include "engine/comm/mpi_group.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <climits>
+#include <thread>
+#include <utility>
+
+#include "engine/util/status.h"
+#include "kernels/common/check.h"
+
+namespace optserve {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr int kMessageTag = 1;
+constexpr int kAbortTag = 2;
+constexpr int kTensorTag = 3;
+constexpr size_t kMaxReason = 1000;  // bytes of an abort, so that it goes out without a receiver's consent
+constexpr std::chrono::milliseconds kAbortTime{500};
+
+// How long to sleep between two questions: not at all for some tens of microseconds, in which ranks that do the same
+// work come together; later longer and longer, so that an idle group takes no processor.
+class Patience {
+ public:
+  void Rest() {
+    ++num_rests_;
+    if (num_rests_ < 64) return;
+    if (num_rests_ < 512) return std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::microseconds(num_rests_ < 4096 ? 50 : 1000));
+  }
+
+ private:
+  int num_rests_ = 0;
+};
+
+double SecondsSince(steady_clock::time_point begin) {
+  return std::chrono::duration<double>(steady_clock::now() - begin).count();
+}
+
+int Count(size_t num_bytes) {
+  OPTSERVE_CHECK(num_bytes <= INT_MAX) << num_bytes << " bytes in one message";
+  return static_cast<int>(num_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MpiGroup>> MpiGroup::Join() {
+  int provided = 0;
+  if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS) {
+    return Unavailable("MPI did not start; this command is run by mpirun or srun");
+  }
+  if (provided < MPI_THREAD_SERIALIZED) return Unavailable("this MPI serves only programs of one thread");
+  std::unique_ptr<MpiGroup> group(new MpiGroup);
+  int size = 1;
+  MPI_Comm_rank(MPI_COMM_WORLD, &group->rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  MPI_Comm_dup(MPI_COMM_WORLD, &group->messages_);
+  MPI_Comm_dup(MPI_COMM_WORLD, &group->tensors_);
+
+  MPI_Comm neighbours = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
+  MPI_Comm_size(neighbours, &group->ranks_on_this_host_);
+  MPI_Comm_free(&neighbours);
+
+  using Host = std::array<char, MPI_MAX_PROCESSOR_NAME>;
+  Host host = {};
+  int length = 0;
+  MPI_Get_processor_name(host.data(), &length);
+  std::vector<Host> hosts(static_cast<size_t>(size));
+  MPI_Allgather(host.data(), sizeof(Host), MPI_BYTE, hosts.data(), sizeof(Host), MPI_BYTE, MPI_COMM_WORLD);
+  for (const Host& name : hosts) group->hosts_.emplace_back(name.data());
+  group->awaited_ = std::vector<std::atomic<bool>>(static_cast<size_t>(size));
+  return group;
+}
+
+MpiGroup::~MpiGroup() {
+  const std::lock_guard lock(mu_);
+  if (has_failed_) return;
+  MPI_Comm_free(&messages_);
+  MPI_Comm_free(&tensors_);
+  MPI_Finalize();
+}
+
+std::string MpiGroup::Name(int rank) const {
+  return fmt::format("rank {} on host {}", rank, hosts_[static_cast<size_t>(rank)]);
+}
+
+std::string MpiGroup::Names(const std::vector<int>& ranks) const {
+  std::string names;
+  for (const int rank : ranks) names += (names.empty() ? "" : ", ") + Name(rank);
+  return names;
+}
+
+std::vector<int> MpiGroup::awaited() const {
+  std::vector<int> ranks;
+  for (size_t rank = 0; rank < awaited_.size(); ++rank) {
+    if (awaited_[rank].load(std::memory_order_relaxed)) ranks.push_back(static_cast<int>(rank));
+  }
+  return ranks;
+}
+
+absl::Status MpiGroup::status() const {
+  const std::lock_guard lock(status_mu_);
+  return status_;
+}
+
+void MpiGroup::Fail(const absl::Status& why) {
+  const std::lock_guard lock(status_mu_);
+  if (status_.ok()) status_ = why;
+  has_failed_ = true;
+}
+
+// --- waiting ---------------------------------------------------------------------------------------------------------
+
+absl::Status MpiGroup::WaitUntil(double limit_seconds, const std::function<bool()>& is_done) {
+  const steady_clock::time_point begin = steady_clock::now();
+  Patience patience;
+  while (true) {
+    {
+      const std::lock_guard lock(mu_);
+      if (is_done()) return absl::OkStatus();
+      LookForAbort();
+    }
+    if (has_failed_) return status();
+    if (limit_seconds > 0 && SecondsSince(begin) > limit_seconds) {
+      Abort(Unavailable("{} waited {:.1f} s for {}", Name(rank_), limit_seconds, Names(awaited())));
+      return status();
+    }
+    patience.Rest();
+  }
+}
+
+void MpiGroup::LookForAbort() {
+  int is_there = 0;
+  MPI_Status status;
+  MPI_Iprobe(MPI_ANY_SOURCE, kAbortTag, messages_, &is_there, &status);
+  if (is_there == 0) return;
+  std::array<char, kMaxReason> reason;
+  MPI_Recv(reason.data(), static_cast<int>(reason.size()), MPI_BYTE, status.MPI_SOURCE, kAbortTag, messages_, &status);
+  int length = 0;
+  MPI_Get_count(&status, MPI_BYTE, &length);
+  Fail(Internal("{}", std::string(reason.data(), static_cast<size_t>(length))));
+}
+
+void MpiGroup::Abort(const absl::Status& why) {
+  if (has_failed_) return;
+  Fail(why);
+  const std::string reason(why.message().substr(0, kMaxReason));
+  std::vector<MPI_Request> requests;
+  const std::lock_guard lock(mu_);
+  for (int rank = 0; rank < size(); ++rank) {
+    if (rank == rank_) continue;
+    MPI_Isend(reason.data(), Count(reason.size()), MPI_BYTE, rank, kAbortTag, messages_, &requests.emplace_back());
+  }
+  // Those that live take it at once. Nobody waits for the others.
+  const steady_clock::time_point deadline = steady_clock::now() + kAbortTime;
+  int is_done = 0;
+  while (is_done == 0 && steady_clock::now() < deadline) {
+    MPI_Testall(static_cast<int>(requests.size()), requests.data(), &is_done, MPI_STATUSES_IGNORE);
+  }
+}
+
+// --- messages --------------------------------------------------------------------------------------------------------
+
+absl::Status MpiGroup::SendAll(std::string_view message, const std::vector<int>& to, int tag) {
+  std::vector<MPI_Request> requests(to.size());
+  {
+    const std::lock_guard lock(mu_);
+    for (size_t i = 0; i < to.size(); ++i) {
+      MPI_Isend(message.data(), Count(message.size()), MPI_BYTE, to[i], tag, messages_, &requests[i]);
+    }
+  }
+  const absl::Status status = WaitUntil(0, [&] {
+    bool are_all_sent = true;
+    for (size_t i = 0; i < to.size(); ++i) {
+      int is_sent = 0;
+      MPI_Test(&requests[i], &is_sent, MPI_STATUS_IGNORE);
+      awaited_[static_cast<size_t>(to[i])] = is_sent == 0;
+      are_all_sent = are_all_sent && is_sent != 0;
+    }
+    return are_all_sent;
+  });
+  for (const int rank : to) awaited_[static_cast<size_t>(rank)] = false;
+  return status;
+}
+
+absl::Status MpiGroup::SendToOthers(std::string_view message) {
+  std::vector<int> others;
+  for (int rank = 1; rank < size(); ++rank) others.push_back(rank);
+  return SendAll(message, others, kMessageTag);
+}
+
+absl::Status MpiGroup::SendToFirst(std::string_view message) { return SendAll(message, {0}, kMessageTag); }
+
+absl::StatusOr<std::string> MpiGroup::ReceiveFromFirst(double limit_seconds) {
+  std::string message;
+  awaited_[0] = true;
+  const absl::Status status = WaitUntil(limit_seconds, [&] {
+    int is_there = 0;
+    MPI_Status arrived;
+    MPI_Iprobe(0, kMessageTag, messages_, &is_there, &arrived);
+    if (is_there == 0) return false;
+    int length = 0;
+    MPI_Get_count(&arrived, MPI_BYTE, &length);
+    message.resize(static_cast<size_t>(length));
+    MPI_Recv(message.data(), length, MPI_BYTE, 0, kMessageTag, messages_, MPI_STATUS_IGNORE);
+    return true;
+  });
+  awaited_[0] = false;
+  if (!status.ok()) return status;
+  return message;
+}
+
+absl::StatusOr<std::vector<std::string>> MpiGroup::ReceiveFromOthers(double limit_seconds) {
+  std::vector<std::string> messages(static_cast<size_t>(size()));
+  int num_missing = size() - 1;
+  for (int rank = 1; rank < size(); ++rank) awaited_[static_cast<size_t>(rank)] = true;
+  const absl::Status status = WaitUntil(limit_seconds, [&] {
+    for (int rank = 1; rank < size(); ++rank) {
+      const auto index = static_cast<size_t>(rank);
+      if (!awaited_[index]) continue;
+      int is_there = 0;
+      MPI_Status arrived;
+      MPI_Iprobe(rank, kMessageTag, messages_, &is_there, &arrived);
+      if (is_there == 0) continue;
+      int length = 0;
+      MPI_Get_count(&arrived, MPI_BYTE, &length);
+      messages[index].resize(static_cast<size_t>(length));
+      MPI_Recv(messages[index].data(), length, MPI_BYTE, rank, kMessageTag, messages_, MPI_STATUS_IGNORE);
+      awaited_[index] = false;
+      --num_missing;
+    }
+    return num_missing == 0;
+  });
+  for (std::atomic<bool>& awaited : awaited_) awaited = false;
+  if (!status.ok()) return status;
+  return messages;
+}
+
+// --- tensors ---------------------------------------------------------------------------------------------------------
+
+bool MpiGroup::Exchange(const std::vector<Transfer>& sends, const std::vector<Transfer>& receives) {
+  if (has_failed_) return false;
+  std::vector<MPI_Request> sending(sends.size());
+  std::vector<MPI_Request> receiving(receives.size());
+  {
+    const std::lock_guard lock(mu_);
+    for (size_t i = 0; i < receives.size(); ++i) {
+      MPI_Irecv(receives[i].data, Count(receives[i].num_bytes), MPI_BYTE, receives[i].rank, kTensorTag, tensors_,
+                &receiving[i]);
+    }
+    for (size_t i = 0; i < sends.size(); ++i) {
+      MPI_Isend(sends[i].data, Count(sends[i].num_bytes), MPI_BYTE, sends[i].rank, kTensorTag, tensors_, &sending[i]);
+    }
+  }
+  std::vector<bool> is_pending(awaited_.size());
+  // A large part needs its receiver too: whoever has not taken one is waited for like one who has not sent.
+  const absl::Status status = WaitUntil(silence_limit_seconds_, [&] {
+    is_pending.assign(is_pending.size(), false);
+    const auto test = [&](MPI_Request& request, int rank) {
+      int is_there = 0;
+      MPI_Test(&request, &is_there, MPI_STATUS_IGNORE);
+      if (is_there == 0) is_pending[static_cast<size_t>(rank)] = true;
+    };
+    for (size_t i = 0; i < receives.size(); ++i) test(receiving[i], receives[i].rank);
+    for (size_t i = 0; i < sends.size(); ++i) test(sending[i], sends[i].rank);
+    for (size_t rank = 0; rank < is_pending.size(); ++rank) awaited_[rank] = is_pending[rank];
+    return std::ranges::find(is_pending, true) == is_pending.end();
+  });
+  if (status.ok()) return true;
+  // What has not come must not be written to memory that its owner uses again.
+  const std::lock_guard lock(mu_);
+  for (MPI_Request& request : receiving) {
+    if (request != MPI_REQUEST_NULL) MPI_Cancel(&request);
+  }
+  return false;
+}
+
+}  // namespace optserve

@@ -1,0 +1,333 @@
+#include "engine/executor/mpi_executor.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "engine/comm/mpi_communicator.h"
+#include "engine/executor/drawn_tokens.h"
+#include "engine/executor/kv_pool_size.h"
+#include "engine/executor/overlapped_executor.h"
+#include "engine/executor/rank_setup.h"
+#include "engine/executor/rank_worker.h"
+#include "engine/model/kv_cache.h"
+#include "engine/scheduler/step_plan_bytes.h"
+#include "engine/util/fault_injection.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "engine/util/step_deadline.h"
+
+namespace optserve {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kQuestionPeriod{1};
+// Two of them before mpirun kills us, with time left to say who did not answer.
+constexpr std::chrono::milliseconds kLastAnswerTime{250};
+constexpr int kReaders = 4;  // threads that read weights, of all ranks of a host together
+
+// What rank 0 sends: one of these letters, and what belongs to it.
+constexpr char kStart = 'S';     // replica and generation, int32 each, and the configuration
+constexpr char kPool = 'K';      // the KV cache's number of blocks, int32
+constexpr char kPlan = 'P';      // a plan's bytes
+constexpr char kQuestion = 'Q';  // is to be answered with nothing
+constexpr char kEnd = 'E';
+
+// Fixed-size values at the end of a letter or of an answer.
+template <typename T>
+void Put(std::string& bytes, T value) {
+  bytes.append(reinterpret_cast<const char*>(&value), sizeof(T));
+}
+
+template <typename T>
+absl::StatusOr<T> Take(std::string_view& bytes) {
+  T value = {};
+  if (bytes.size() < sizeof(T)) return Internal("a message of the group ended early");
+  std::memcpy(&value, bytes.data(), sizeof(T));
+  bytes.remove_prefix(sizeof(T));
+  return value;
+}
+
+// How a rank reports a stage of the start: code and text of its status, and a number.
+std::string Report(const absl::Status& status, int64_t number = 0) {
+  std::string bytes;
+  Put(bytes, static_cast<int32_t>(status.code()));
+  Put(bytes, number);
+  bytes += std::string(status.message());
+  return bytes;
+}
+
+absl::StatusOr<int64_t> ReadReport(std::string_view bytes) {
+  OPTSERVE_ASSIGN_OR_RETURN(const auto code, Take<int32_t>(bytes));
+  OPTSERVE_ASSIGN_OR_RETURN(const auto number, Take<int64_t>(bytes));
+  if (code != 0) return absl::Status(static_cast<absl::StatusCode>(code), std::string(bytes));
+  return number;
+}
+
+// One process's rank: its part of the model, from the files to the steps.
+class MpiRank {
+ public:
+  MpiRank(MpiGroup& group, EngineConfig config) : group_(group), config_(std::move(config)) {}
+
+  // Returns how much memory all ranks may take, judged by this rank's host.
+  absl::StatusOr<int64_t> Load(const LoadProgress& progress) {
+    if (config_.tensor_parallel_size != group_.size()) {
+      return InvalidArgument(
+          "--tensor-parallel-size is {}, but the launcher started {} processes, and each is one rank; make them equal",
+          config_.tensor_parallel_size, group_.size());
+    }
+    OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModelFor(config_));
+    if (config_.device == DeviceChoice::kCuda) {
+      return absl::UnimplementedError("ranks as processes compute on the CPU only; add --device cpu");
+    }
+    checkpoint_ = std::move(model.checkpoint);
+    model_config_ = std::move(model.config);
+    OPTSERVE_ASSIGN_OR_RETURN(tensors_, OptTensors::Match(model_config_, *checkpoint_));
+    const int neighbours = group_.ranks_on_this_host();
+    const int num_threads =
+        config_.num_threads > 0 ? config_.num_threads : static_cast<int>(std::thread::hardware_concurrency());
+    OPTSERVE_ASSIGN_OR_RETURN(
+        std::unique_ptr<Backend> backend,
+        MakeBackend({.kind = DeviceKind::kCpu, .num_threads = std::max(1, num_threads / neighbours)}));
+    worker_.emplace(model_config_, std::move(backend), MakeMpiCommunicator(group_), config_.deterministic_tp);
+    OPTSERVE_RETURN_IF_ERROR(LoadWeights(progress));
+    return AvailableMemoryBytes() / neighbours * group_.size();
+  }
+
+  absl::StatusOr<KvBudget> SizePool(int64_t available_bytes) const {
+    const KvCache::Shape shape{.num_layers = model_config_.num_layers,
+                               .num_heads = model_config_.num_heads,
+                               .head_size = model_config_.head_size()};
+    return SizeKvPool(config_, MaxModelLen(config_, model_config_), KvCache::BytesPerToken(shape), available_bytes);
+  }
+
+  absl::Status Allocate(int32_t num_blocks) {
+    return worker_->Allocate({.num_blocks = num_blocks, .block_size = config_.block_size}, MaxTokensOfStep(config_));
+  }
+
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan) {
+    absl::StatusOr<StepResult> result = OfRank(group_.Name(group_.rank()), worker_->Execute(plan));
+    if (!result.ok()) {
+      group_.Abort(result.status());
+      return group_.status();  // the first error, which may be another rank's
+    }
+    return result;
+  }
+
+  const EngineConfig& config() const { return config_; }
+  StartResult started(const KvBudget& kv) const { return MakeStartResult(config_, model_config_, tensors_, kv); }
+
+ private:
+  // Progress is this rank's, times their number: they read alike.
+  absl::Status LoadWeights(const LoadProgress& progress) {
+    int64_t total_bytes = 0;
+    const Shard shard{.rank = group_.rank(), .size = group_.size()};
+    for (const ByteRegion& region : BytesOfShard(model_config_, tensors_, shard)) total_bytes += region.num_bytes();
+    LoadOptions options{.num_readers = std::max(1, kReaders / group_.ranks_on_this_host())};
+    std::mutex mu;
+    int64_t done_bytes = 0;
+    if (progress) {
+      progress(0, total_bytes * group_.size());
+      options.progress = [&](int64_t bytes) {
+        const std::lock_guard lock(mu);
+        done_bytes += bytes;
+        progress(done_bytes * group_.size(), total_bytes * group_.size());
+      };
+    }
+    return worker_->LoadWeights(tensors_, options);
+  }
+
+  MpiGroup& group_;
+  EngineConfig config_;
+  std::unique_ptr<Checkpoint> checkpoint_;  // outlives the worker, whose weights are views of it
+  OptConfig model_config_;
+  OptTensors tensors_;
+  std::optional<RankWorker> worker_;
+};
+
+class MpiExecutor final : public Executor {
+ public:
+  MpiExecutor(MpiGroup& group, const EngineConfig& config)
+      : group_(group), rank_(group, config), waiting_([this] { WaitForLauncher(); }) {}
+
+  ~MpiExecutor() override {
+    {
+      const std::lock_guard lock(mu_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    if (asking_.joinable()) asking_.join();
+    pthread_kill(waiting_.native_handle(), SIGTERM);
+    waiting_.join();
+    if (group_.status().ok()) (void)group_.SendToOthers({&kEnd, 1});  // who cannot be told is gone
+  }
+
+  absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
+    std::string start{kStart};
+    Put(start, CurrentFaultScope().replica);
+    Put(start, CurrentFaultScope().generation);
+    start += EngineConfigToJson(rank_.config());
+    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(start));
+    OPTSERVE_ASSIGN_OR_RETURN(const int64_t available_bytes, Least(rank_.Load(progress)));
+    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, rank_.SizePool(available_bytes));
+
+    std::string pool{kPool};
+    Put(pool, kv.num_blocks);
+    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(pool));
+    const absl::Status allocated = rank_.Allocate(kv.num_blocks);
+    OPTSERVE_RETURN_IF_ERROR(
+        Least(allocated.ok() ? absl::StatusOr<int64_t>(0) : absl::StatusOr<int64_t>(allocated)).status());
+    asking_ = std::thread([this] { Ask(); });
+    return rank_.started(kv);
+  }
+
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
+    const std::lock_guard lock(group_mu_);
+    // The tokens that the last step drew are known to this rank only.
+    StepPlan resolved = plan;
+    for (int32_t& id : resolved.token_ids) id = drawn_.Resolve(id);
+    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(kPlan + EncodeStepPlan(resolved)));
+    OPTSERVE_ASSIGN_OR_RETURN(StepResult result, rank_.Execute(resolved));
+    drawn_.Keep(resolved, result);
+    return result;
+  }
+
+  std::string WhoIsBehind() const override {
+    const std::vector<int> awaited = group_.awaited();
+    return awaited.empty() ? group_.Name(0) : group_.Names(awaited);
+  }
+
+  absl::Status Health() const override { return group_.status(); }
+
+ private:
+  // Of this rank's number and those that the others report; the first error, with its rank's name unless it is this
+  // one.
+  absl::StatusOr<int64_t> Least(absl::StatusOr<int64_t> mine) {
+    OPTSERVE_ASSIGN_OR_RETURN(const std::vector<std::string> reports, group_.ReceiveFromOthers(0));
+    OPTSERVE_RETURN_IF_ERROR(mine.status());
+    int64_t least = *mine;
+    for (int rank = 1; rank < group_.size(); ++rank) {
+      const absl::StatusOr<int64_t> theirs = ReadReport(reports[static_cast<size_t>(rank)]);
+      if (!theirs.ok()) return Within(group_.Name(rank), theirs.status());
+      least = std::min(least, *theirs);
+    }
+    return least;
+  }
+
+  // On a thread of its own: while no step runs, the others learn that this rank lives, and it that they do.
+  void Ask() {
+    std::unique_lock lock(mu_);
+    while (group_.status().ok()) {
+      if (changed_.wait_for(lock, kQuestionPeriod, [this] { return stopping_.load(); })) return;
+      const std::unique_lock group_lock(group_mu_, std::try_to_lock);
+      if (group_lock.owns_lock()) AskOnce(rank_.config().step_timeout_seconds);
+    }
+  }
+
+  // An error is the group's status.
+  void AskOnce(double limit_seconds) {
+    if (group_.SendToOthers({&kQuestion, 1}).ok()) (void)group_.ReceiveFromOthers(limit_seconds);
+  }
+
+  // On a thread of its own: who has gone, when the launcher says that it ends the ranks?
+  void WaitForLauncher() {
+    sigset_t end;
+    sigemptyset(&end);
+    sigaddset(&end, SIGTERM);
+    int signal_number = 0;
+    sigwait(&end, &signal_number);
+    if (stopping_) return;
+    std::this_thread::sleep_for(kLastAnswerTime);  // who lives has come to the others by then
+    const std::unique_lock lock(group_mu_, std::try_to_lock);
+    if (lock.owns_lock()) return AskOnce(std::chrono::duration<double>(kLastAnswerTime).count());
+    group_.Abort(Unavailable("the launcher ends the ranks, which wait for {}", WhoIsBehind()));
+  }
+
+  MpiGroup& group_;
+  MpiRank rank_;
+  DrawnTokens drawn_;
+  std::mutex group_mu_;  // a step, or a question and its answers
+  std::mutex mu_;
+  std::condition_variable changed_;
+  std::atomic<bool> stopping_ = false;
+  std::thread asking_;  // from the end of Start on
+  std::thread waiting_;
+};
+
+// What comes next from rank 0: the letter, and what belongs to it in `rest`.
+absl::StatusOr<char> NextLetter(MpiGroup& group, double limit_seconds, std::string& message, std::string_view& rest) {
+  OPTSERVE_ASSIGN_OR_RETURN(message, group.ReceiveFromFirst(limit_seconds));
+  rest = message;
+  return Take<char>(rest);
+}
+
+// Steps and questions, until the end.
+absl::Status FollowSteps(MpiGroup& group, MpiRank& rank) {
+  const double floor = rank.config().step_timeout_seconds;
+  StepDeadline deadline(floor);
+  std::string message;
+  std::string_view rest;
+  while (true) {
+    // Rank 0 judges first, and says so: this is for a rank 0 that has gone.
+    OPTSERVE_ASSIGN_OR_RETURN(const char letter, NextLetter(group, floor + deadline.seconds(), message, rest));
+    if (letter == kEnd) return absl::OkStatus();
+    if (letter == kQuestion) {
+      OPTSERVE_RETURN_IF_ERROR(group.SendToFirst(""));
+      continue;
+    }
+    if (letter != kPlan) return Internal("rank 0 sent '{}' between steps", letter);
+    OPTSERVE_ASSIGN_OR_RETURN(const StepPlan plan, DecodeStepPlan(rest));
+    group.set_silence_limit_seconds(floor + deadline.seconds());
+    const steady_clock::time_point begin = steady_clock::now();
+    OPTSERVE_RETURN_IF_ERROR(rank.Execute(plan).status());
+    deadline.Observe(std::chrono::duration<double>(steady_clock::now() - begin).count());
+  }
+}
+
+absl::Status Follow(MpiGroup& group) {
+  std::string message;
+  std::string_view rest;
+  OPTSERVE_ASSIGN_OR_RETURN(const char first, NextLetter(group, 0, message, rest));
+  if (first == kEnd) return absl::OkStatus();
+  OPTSERVE_ASSIGN_OR_RETURN(const auto replica, Take<int32_t>(rest));
+  OPTSERVE_ASSIGN_OR_RETURN(const auto generation, Take<int32_t>(rest));
+  SetFaultScope(replica, generation);
+  OPTSERVE_ASSIGN_OR_RETURN(EngineConfig config, ParseEngineConfig(rest));
+
+  MpiRank rank(group, std::move(config));
+  const absl::StatusOr<int64_t> loaded = rank.Load(nullptr);
+  OPTSERVE_RETURN_IF_ERROR(group.SendToFirst(Report(loaded.status(), loaded.value_or(0))));
+  OPTSERVE_ASSIGN_OR_RETURN(const char second, NextLetter(group, 0, message, rest));
+  if (second == kEnd) return absl::OkStatus();
+  OPTSERVE_ASSIGN_OR_RETURN(const auto num_blocks, Take<int32_t>(rest));
+  OPTSERVE_RETURN_IF_ERROR(group.SendToFirst(Report(rank.Allocate(num_blocks))));
+  return FollowSteps(group, rank);
+}
+
+}  // namespace
+
+std::unique_ptr<Executor> MakeMpiExecutor(MpiGroup& group, const EngineConfig& config) {
+  auto executor = std::make_unique<MpiExecutor>(group, config);
+  if (config.steps_in_flight < 2) return executor;
+  return std::make_unique<OverlappedExecutor>(std::move(executor));
+}
+
+absl::Status RunFollower(MpiGroup& group) {
+  const absl::Status status = Follow(group);
+  if (!status.ok()) group.Abort(Within(group.Name(group.rank()), status));
+  return status;
+}
+
+}  // namespace optserve

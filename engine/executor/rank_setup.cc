@@ -1,0 +1,90 @@
+#include "engine/executor/rank_setup.h"
+
+#include <algorithm>
+
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+#include "kernels/backend.h"
+
+namespace optserve {
+namespace {
+
+// Arithmetic is f32 here and 16-bit weights are widened exactly as they are read, so float32 asks for nothing more.
+absl::Status CheckDType(DTypeChoice dtype, const Checkpoint& checkpoint) {
+  if (dtype == DTypeChoice::kInt8) {
+    return absl::UnimplementedError("--dtype is int8, which the CPU does not compute with; leave it out");
+  }
+  if (dtype != DTypeChoice::kFloat16) return absl::OkStatus();
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    if (tensor.view.dtype == DType::kF16) continue;
+    return InvalidArgument(
+        "--dtype is float16, but {} in {} is not, and a CPU serves weights as the file has them; leave it out, or "
+        "convert the model first: optserve convert SOURCE TARGET --dtype float16",
+        tensor.name, tensor.file);
+  }
+  return absl::OkStatus();
+}
+
+// What the kernels for GPUs are made for.
+absl::Status CheckCuda(DTypeChoice dtype, int64_t head_size) {
+  if (dtype != DTypeChoice::kAuto && dtype != DTypeChoice::kFloat16) {
+    return InvalidArgument(
+        "--dtype must be float16 on a GPU, whatever the files hold; leave it out, or use --device cpu");
+  }
+  for (const int64_t known : {16, 32, 64, 80, 128}) {
+    if (head_size == known) return absl::OkStatus();
+  }
+  return FailedPrecondition(
+      "the model's heads have {} numbers, and on a GPU they must have 16, 32, 64, 80 or 128; use --device cpu",
+      head_size);
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config) {
+  OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(config.model_path));
+  OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model.config, config.tensor_parallel_size));
+  if (config.deterministic_tp) {
+    OPTSERVE_RETURN_IF_ERROR(CheckDeterministicTensorParallelSize(model.config, config.tensor_parallel_size));
+  }
+  if (config.max_model_len > model.config.max_positions) {
+    return InvalidArgument("--max-model-len is {}, but the model has {} positions; lower it, or leave it out",
+                           config.max_model_len, model.config.max_positions);
+  }
+  // Auto: a GPU if this build and machine have one.
+  if (config.device == DeviceChoice::kAuto) {
+    config.device = MakeBackend({.kind = DeviceKind::kCuda}).ok() ? DeviceChoice::kCuda : DeviceChoice::kCpu;
+  }
+  OPTSERVE_RETURN_IF_ERROR(config.device == DeviceChoice::kCuda ? CheckCuda(config.dtype, model.config.head_size())
+                                                                : CheckDType(config.dtype, *model.checkpoint));
+  return model;
+}
+
+int64_t MaxModelLen(const EngineConfig& config, const OptConfig& model) {
+  return config.max_model_len > 0 ? config.max_model_len : model.max_positions;
+}
+
+int64_t MaxTokensOfStep(const EngineConfig& config) {
+  return std::max(config.max_num_batched_tokens, config.max_num_seqs);
+}
+
+StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,
+                            const KvBudget& kv) {
+  StartResult result{.kv = kv};
+  result.model = {.vocab_size = model.vocab_size,
+                  .max_model_len = static_cast<int32_t>(MaxModelLen(config, model)),
+                  .eos_token_ids = model.eos_token_ids,
+                  .bos_token_id = model.bos_token_id,
+                  .max_num_seqs = config.max_num_seqs,
+                  .kv_tokens = int64_t{kv.num_blocks} * kv.block_size,
+                  .weight_bytes = tensors.num_bytes(),
+                  .num_parameters = tensors.num_parameters()};
+  return result;
+}
+
+absl::StatusOr<StepResult> OfRank(std::string_view name, absl::StatusOr<StepResult> result) {
+  if (result.ok()) return result;
+  return Within(name, result.status());
+}
+
+}  // namespace optserve

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "engine/config.h"
+#include "engine/executor/executor.h"
+#include "engine/model/load_config.h"
+#include "engine/model/opt_config.h"
+#include "engine/model/opt_weights.h"
+#include "engine/scheduler/step_plan.h"
+
+// What every executor with ranks of its own does the same way, wherever the ranks are.
+
+namespace optserve {
+
+// Opens config.model_path and checks that it can be served as `config` says, whose device is no longer kAuto
+// afterwards. Errors are lines for the user.
+absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config);
+
+int64_t MaxModelLen(const EngineConfig& config, const OptConfig& model);
+int64_t MaxTokensOfStep(const EngineConfig& config);
+
+StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,
+                            const KvBudget& kv);
+
+// A rank's result, its error with the rank's name in front.
+absl::StatusOr<StepResult> OfRank(std::string_view name, absl::StatusOr<StepResult> result);
+
+}  // namespace optserve

@@ -1,0 +1,227 @@
+"""Ranks as processes, on one machine and on two: the same tokens, and what happens when one of them goes."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import psutil
+import pytest
+
+import harness
+from faulty import FaultyServer, answer_of, answers_of, body_of
+
+STREAMS = [body_of(index, max_tokens=60) for index in range(16)]
+RANK = "optserve-rank"
+MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The answers to STREAMS by ranks, from ranks that are threads."""
+    answers = {}
+
+    def by_ranks(ranks):
+        if ranks not in answers:
+            log = tmp_path_factory.mktemp("undisturbed") / "log"
+            with FaultyServer("--tensor-parallel-size", ranks, log=log) as server:
+                answers[ranks] = answers_of(server, STREAMS)
+        return answers[ranks]
+
+    return by_ranks
+
+
+def group_server(ranks, log, *args, launcher=None, faults=""):
+    return FaultyServer("--device", "cpu", "--tensor-parallel-size", ranks, "--engine-launcher",
+                        launcher or f"{MPIRUN} -n {ranks}", *args, faults=faults, log=log)
+
+
+def ranks_of(server):
+    """The processes of the ranks, rank 0 first."""
+    processes = [p for p in psutil.Process(server.process.pid).children(recursive=True) if p.name() == RANK]
+    return sorted(processes, key=lambda p: int(p.environ()["OMPI_COMM_WORLD_RANK"]))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("steps_in_flight", [1, 2])
+def test_processes_give_the_tokens_of_threads(ranks, steps_in_flight, undisturbed, tmp_path):
+    with group_server(ranks, tmp_path / "log", "--steps-in-flight", steps_in_flight) as server:
+        assert len(ranks_of(server)) == ranks
+        assert answers_of(server, STREAMS) == undisturbed(ranks)
+        assert server.metric("optserve_engine_restarts_total") == 0
+        assert server.stop() == 0
+    assert server.events("engine_died") == []
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_r17_a_killed_rank_is_named_and_the_group_replaced(ranks, undisturbed, tmp_path):
+    faults = f"kill step=20 rank={ranks - 1} generation=1; kill step=15 rank=0 generation=2"
+    with group_server(ranks, tmp_path / "log", faults=faults) as server:
+        assert answers_of(server, STREAMS) == undisturbed(ranks)
+        died = server.events("engine_died")
+    assert len(died) == 2
+    assert f"rank {ranks - 1} " in died[0]["why"], died[0]
+    assert "rank 0 " in died[1]["why"], died[1]
+
+
+def test_r17_a_rank_killed_while_nothing_is_to_do_is_noticed(undisturbed, tmp_path):
+    with group_server(2, tmp_path / "log") as server:
+        ranks_of(server)[1].kill()
+        begin = time.monotonic()
+        while not server.events("engine_died"):
+            assert time.monotonic() < begin + 8
+            time.sleep(0.02)
+        print(f"noticed after {time.monotonic() - begin:.2f} s")
+        assert "rank 1 " in server.events("engine_died")[0]["why"]
+        assert answers_of(server, STREAMS) == undisturbed(2)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_r19_a_stopped_rank_is_named_and_the_group_replaced(busy, undisturbed, tmp_path):
+    faults = "slow from=2 rank=0 ms=20 generation=1" if busy else ""
+    with group_server(2, tmp_path / "log", "--step-timeout", 2, faults=faults) as server:
+        if not busy:
+            os.kill(ranks_of(server)[1].pid, signal.SIGSTOP)
+            deadline = time.monotonic() + 15
+            while not server.events("engine_died"):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        else:
+            threading.Timer(0.3, os.kill, (ranks_of(server)[1].pid, signal.SIGSTOP)).start()
+        assert answers_of(server, STREAMS) == undisturbed(2)
+        died, = server.events("engine_died")
+    assert "rank 1 on host" in died["why"], died
+
+
+@pytest.mark.parametrize("fault", ["device", "alloc"])
+def test_r21_a_rank_that_fails_says_why(fault, undisturbed, tmp_path):
+    with group_server(2, tmp_path / "log", faults=f"{fault} step=12 rank=1 generation=1") as server:
+        assert answers_of(server, STREAMS) == undisturbed(2)
+        died, = server.events("engine_died")
+    said = {"device": "device error 700", "alloc": "no memory"}[fault]
+    assert re.search(f"rank 1 on host .*: {said}", died["why"]), died
+
+
+def test_r18_no_rank_outlives_the_front_end(tmp_path):
+    server = group_server(2, tmp_path / "log", faults="hang step=3 rank=1")
+    processes = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(processes) >= 4  # who waits, mpirun, two ranks
+    with pytest.raises(Exception):
+        server.post({"prompt": "x", "max_tokens": 20, "timeout": 1}).raise_for_status()
+    server.process.kill()
+    server.process.wait(timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+
+
+@pytest.mark.parametrize("launcher, says", [
+    (f"{MPIRUN} -n 2", "--tensor-parallel-size is 4, but the launcher started 2 processes"),
+    ("no-such-launcher -n 4", "cannot run no-such-launcher"),
+    ("false", "false ended with exit code 1"),
+])
+def test_a_launcher_that_cannot_work_is_one_line(launcher, says):
+    ended = harness.run("serve", harness.MODEL, "--port", 0, "--no-grpc", "--device", "cpu", "--tensor-parallel-size",
+                        4, "--engine-launcher", launcher)
+    assert ended.returncode in (1, 2)
+    assert says in ended.stderr
+
+
+# --- two hosts: this one, and a network namespace with a name and an address of its own --------------------------------
+
+HERE, THERE, NETWORK = "10.231.77.1", "10.231.77.2", "10.231.77.0/24"
+
+
+class OtherHost:
+    """A network namespace that mpirun takes for another machine; `agent` takes the place of ssh."""
+
+    def __init__(self, folder):
+        self.name = f"optserve-test-{os.getpid()}"
+        self.link = f"ost{os.getpid()}"
+        self.agent = pathlib.Path(folder) / "agent"
+        self.agent.write_text(f'#!/bin/sh\nshift\nexec ip netns exec {self.name} unshare --uts '
+                              'sh -c "hostname hostb; $*"\n')
+        self.agent.chmod(0o755)
+
+    def __enter__(self):
+        ip("netns", "add", self.name)
+        ip("link", "add", self.link, "type", "veth", "peer", "name", "veth", "netns", self.name)
+        ip("addr", "add", f"{HERE}/24", "dev", self.link)
+        ip("link", "set", self.link, "up")
+        ip("-n", self.name, "addr", "add", f"{THERE}/24", "dev", "veth")
+        ip("-n", self.name, "link", "set", "veth", "up")
+        ip("-n", self.name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *exc):
+        self.kill_all()
+        ip("link", "del", self.link)
+        ip("netns", "del", self.name)
+
+    def pids(self):
+        out = subprocess.run(["ip", "netns", "pids", self.name], check=True, capture_output=True, text=True).stdout
+        return [int(pid) for pid in out.split()]
+
+    def kill_all(self):
+        for pid in self.pids():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def launcher(self, ranks):
+        return (f"{MPIRUN} -n {ranks} --host {HERE}:{ranks // 2},{THERE}:{ranks // 2} "
+                f"--mca plm_rsh_agent {self.agent} "
+                f"--mca oob_tcp_if_include {NETWORK} --mca btl_tcp_if_include {NETWORK}")
+
+
+def ip(*args):
+    subprocess.run(["ip", *args], check=True)
+
+
+@pytest.fixture
+def other_host(tmp_path):
+    with OtherHost(tmp_path) as host:
+        yield host
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_two_hosts_give_the_tokens_of_threads(ranks, other_host, undisturbed, tmp_path):
+    with group_server(ranks, tmp_path / "log", launcher=other_host.launcher(ranks)) as server:
+        there = [psutil.Process(pid) for pid in other_host.pids()]
+        assert len([p for p in there if p.name() == RANK]) == ranks // 2
+        assert answers_of(server, STREAMS) == undisturbed(ranks)
+        assert server.stop() == 0
+    _, alive = psutil.wait_procs(there, timeout=5)
+    assert not alive
+
+
+def test_a_host_that_dies_is_named_and_the_group_replaced(other_host, undisturbed, tmp_path):
+    with group_server(2, tmp_path / "log", "--step-timeout", 3, launcher=other_host.launcher(2)) as server:
+        other_host.kill_all()
+        begin = time.monotonic()
+        assert answers_of(server, STREAMS) == undisturbed(2)
+        print(f"all answered {time.monotonic() - begin:.1f} s after the other host's processes died")
+        died, = server.events("engine_died")
+    assert "rank 1 on host hostb" in died["why"], died
+
+
+def test_a_cable_that_is_cut_ends_both_sides(other_host, undisturbed, tmp_path):
+    with group_server(2, tmp_path / "log", "--step-timeout", 2, launcher=other_host.launcher(2)) as server:
+        there = [psutil.Process(pid) for pid in other_host.pids()]
+        ranks_there = [p for p in there if p.name() == RANK]
+        assert ranks_there
+        ip("link", "set", other_host.link, "down")
+        begin = time.monotonic()
+        while not server.events("engine_died"):
+            assert time.monotonic() < begin + 15
+            time.sleep(0.05)
+        print(f"noticed after {time.monotonic() - begin:.1f} s")
+        died = server.events("engine_died")[0]
+        assert "rank 1 on host hostb" in died["why"], died
+        _, alive = psutil.wait_procs(ranks_there, timeout=10)
+        assert not alive
+        ip("link", "set", other_host.link, "up")
+        assert answer_of(server, STREAMS[0]) == undisturbed(2)[0]
