@@ -35,7 +35,7 @@ def open_playground(browser):
     with contextlib.ExitStack() as stack:
         def opened(server, *, expected_errors=(), path="/", **options):
             context = stack.enter_context(contextlib.closing(browser.new_context(**options)))
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(30_000)
             page = Playground(context.new_page(), server, expected_errors)
             stack.callback(page.check_complaints)
             page.open(path)

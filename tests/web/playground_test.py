@@ -429,3 +429,38 @@ def test_a_model_without_a_tokenizer_says_so(open_playground, tmp_path):
         page.write(PROMPT)
         page.proceed()
         assert "tokenizer" in page.notice
+
+
+def test_goes_on_inside_a_character(server, open_playground):
+    """Four answers of one token each, all parts of one character, which is whole in the end."""
+    face = server.post({"prompt": "Oh 😀", "add_special_tokens": False}, "/tokenize").json()["tokens"][-4:]
+    page = open_playground(server)
+    page.write("Oh ")
+    for token in face:
+        page.set(max_tokens=1, temperature=0, logit_bias=json.dumps({str(token): 100}))
+        page.proceed()
+    assert page.text == "Oh 😀"
+    for _ in face:
+        page.page.click("#undo")
+    assert page.text == "Oh "
+
+
+def test_a_failed_request_is_no_step_back(server, open_playground):
+    page = open_playground(server, expected_errors=["400"])
+    page.write(PROMPT)
+    page.set(temperature=0, max_tokens=4)
+    page.proceed()
+    after = page.text
+    page.set(min_tokens=9)
+    page.proceed()
+    assert page.notice and page.text == after
+    page.page.click("#undo")
+    assert page.text == PROMPT
+
+
+def test_an_example_begins_the_text(server, open_playground):
+    page = open_playground(server)
+    page.page.click("#examples button:has-text('Call me Ishmael.')")
+    assert page.text == "Call me Ishmael." and not page.page.is_visible("#examples")
+    page.page.click("#undo")
+    assert page.text == "" and page.page.is_visible("#examples")

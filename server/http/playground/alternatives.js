@@ -152,9 +152,3 @@ class AlternativesPanel {
     moves[event.key]();
   }
 }
-
-// The element of a token group in a text that is shown.
-function tokenElement(group, text, colour) {
-  const level = colourLevel(groupLogprob(group), colour);
-  return element("span", { class: "token", "data-level": level }, text);
-}

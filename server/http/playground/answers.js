@@ -2,7 +2,7 @@
 
 class AnswersPanel {
   #list = byId("answers");
-  #cards = [];  // { answer, text, note, current }
+  #cards = [];  // { entry, root, text, ink, note }
 
   // choose(entry); fork(entry, group, index, rank). An entry is one of a state's answers.
   constructor({ alternatives, choose, fork, discard }) {
@@ -21,12 +21,13 @@ class AnswersPanel {
   }
 
   #makeCard(entry, index) {
-    const card = { entry, current: 0, tokens: [], shownText: null };
+    const card = { entry };
     card.text = element("div", {
       class: "card-text", dir: "auto", tabindex: 0, role: "group", "aria-label": `Answer ${index + 1}`,
       onmousemove: (event) => this.#onMove(card, event), onmouseleave: () => this.alternatives.isPinned || this.alternatives.closeSoon(),
       onclick: (event) => this.#onClick(card, event), onkeydown: (event) => this.#onKey(card, event),
     });
+    card.ink = new Ink(card.text);
     card.note = element("span", {});
     const keep = element("button", { type: "button", "aria-label": `Keep answer ${index + 1}`, onclick: () => this.choose(entry) }, "Keep");
     card.root = element("article", { class: "card", "aria-label": `Answer ${index + 1}` }, card.text, element("footer", {}, card.note, keep));
@@ -36,13 +37,9 @@ class AnswersPanel {
   #showCard(card, colour) {
     const { answer } = card.entry;
     const isOver = answer.finishReason !== null;
-    if (card.shownText === answer.text && card.colour === colour && card.isOver === isOver) return;
-    Object.assign(card, { shownText: answer.text, colour, isOver });
-    const shown = answer.groups.filter((group) => group.end > group.start);
-    card.tokens = shown.map((group) => ({ group, node: tokenElement(group, answer.text.slice(group.start, group.end), colour) }));
-    const known = shown.length > 0 ? shown.at(-1).end : 0;
-    card.text.replaceChildren(answer.text.slice(0, shown[0]?.start ?? 0), ...card.tokens.map((token) => token.node), answer.text.slice(known));
-    card.text.scrollTop = card.text.scrollHeight;
+    if (card.numTokens !== answer.numTokens) card.text.scrollTop = card.text.scrollHeight;
+    card.numTokens = answer.numTokens;
+    card.ink.show(answer.text, answer.groups, colour);
     const { nats, count } = sumLogprobs(answer.groups);
     const mean = count === 0 ? "" : ` · ${formatNumber(bits(nats) / count)} bits each`;
     card.note.textContent = `${formatCount(answer.numTokens, "token")}${mean}${isOver ? ` · ${answer.finishReason}` : " …"}`;
@@ -50,16 +47,16 @@ class AnswersPanel {
 
   #target(card, group) {
     return {
-      groups: card.tokens.map((token) => token.group),
+      groups: card.ink.groups,
       group,
-      anchor: (other) => card.tokens.find((token) => token.group === other)?.node ?? card.text,
+      anchor: (other) => card.ink.elementOf(other) ?? card.text,
       fork: (...where) => this.fork(card.entry, ...where),
       opener: card.text,
     };
   }
 
   #groupAt(card, event) {
-    return card.tokens.find((token) => token.node === event.target)?.group;
+    return card.ink.groupOf(event.target);
   }
 
   #onMove(card, event) {
@@ -76,8 +73,8 @@ class AnswersPanel {
 
   #onKey(card, event) {
     const opens = event.key === "Enter" || (event.altKey && event.key === "ArrowDown");
-    if (!opens || event.ctrlKey || event.metaKey || card.tokens.length === 0) return;
+    if (!opens || event.ctrlKey || event.metaKey || card.ink.groups.length === 0) return;
     event.preventDefault();
-    this.alternatives.open(this.#target(card, card.tokens[0].group), { pinned: true, focus: true });
+    this.alternatives.open(this.#target(card, card.ink.groups[0]), { pinned: true, focus: true });
   }
 }

@@ -3,11 +3,7 @@
 
 class Editor {
   #area = byId("text");
-  #ink = byId("ink");
-  #shown = [];  // what the ink has: { key, node }, key being a group or a plain text
-  #groupOf = new WeakMap();
-  #elementOf = new Map();
-  #state = emptyState;
+  #ink = new Ink(byId("ink"));
   #colour = "none";
 
   // onEdit(text); fork(group, index, rank).
@@ -31,9 +27,9 @@ class Editor {
   }
 
   show(state, colour) {
-    this.#state = state;
+    this.#colour = colour;
     this.#showText(state.text);
-    this.#showInk(colour);
+    this.#ink.show(state.text, state.groups, colour, "\n");  // a last line that is empty has height only with something behind it
   }
 
   // While an answer comes only its end is new: the selection and the place of the reader stay as they are.
@@ -54,46 +50,11 @@ class Editor {
     });
   }
 
-  // Keeps what is the same at the beginning, makes the rest anew.
-  #showInk(colour) {
-    const { text, groups } = this.#state;
-    const keys = [];
-    let end = 0;
-    for (const group of groups) {
-      if (group.start > end) keys.push(text.slice(end, group.start));
-      if (group.end > group.start) keys.push(group);
-      end = Math.max(end, group.end);
-    }
-    keys.push(`${text.slice(end)}\n`);  // a last line that is empty has height only with something behind it
-    let same = 0;
-    if (colour === this.#colour) {
-      while (same < keys.length && same < this.#shown.length && sameInk(keys[same], this.#shown[same].key)) ++same;
-    }
-    this.#colour = colour;
-    for (const { key, node } of this.#shown.splice(same)) {
-      this.#elementOf.delete(key.start);
-      node.remove();
-    }
-    for (const key of keys.slice(same)) this.#appendInk(key);
-  }
-
-  #appendInk(key) {
-    const isText = typeof key === "string";
-    const node = isText ? document.createTextNode(key) : tokenElement(key, this.#state.text.slice(key.start, key.end), this.#colour);
-    if (!isText) {
-      this.#groupOf.set(node, key);
-      this.#elementOf.set(key.start, node);
-      key = { start: key.start, end: key.end, ids: key.ids, first: key.first, count: key.tokens.length };
-    }
-    this.#ink.append(node);
-    this.#shown.push({ key, node });
-  }
-
   #target(group) {
     return {
-      groups: this.#state.groups.filter((other) => other.end > other.start),
+      groups: this.#ink.groups,
       group,
-      anchor: (other) => this.#elementOf.get(other.start) ?? this.#area,
+      anchor: (other) => this.#ink.elementOf(other) ?? this.#area,
       fork: this.fork,
       opener: this.#area,
     };
@@ -101,8 +62,8 @@ class Editor {
 
   // The group under the pointer; the ink lies below the text area, but is there.
   #groupAt(event) {
-    const node = document.elementsFromPoint(event.clientX, event.clientY).find((found) => this.#groupOf.has(found));
-    return node && this.#state.groups.find((group) => group.start === this.#groupOf.get(node).start && group.end > group.start);
+    const node = document.elementsFromPoint(event.clientX, event.clientY).find((found) => found.matches("#ink .token"));
+    return node && this.#ink.groupOf(node);
   }
 
   #onMove(event) {
@@ -126,14 +87,8 @@ class Editor {
 
   #openAtCursor() {
     const at = this.#area.selectionStart;
-    const groups = this.#state.groups.filter((group) => group.end > group.start);
+    const { groups } = this.#ink;
     const group = groups.find((one) => one.start <= at && at < one.end) ?? groups.findLast((one) => one.end === at);
     if (group) this.alternatives.open(this.#target(group), { pinned: true, focus: true });
   }
-}
-
-// Whether what is shown for `shown` is what `key` would look like.
-function sameInk(key, shown) {
-  if (typeof key === "string" || typeof shown === "string") return key === shown;
-  return key.start === shown.start && key.end === shown.end && key.ids === shown.ids && key.first === shown.first && key.tokens.length === shown.count;
 }

@@ -65,6 +65,17 @@ function nextTheme() {
   showTheme(themes[(themes.findIndex(([one]) => one === now) + 1) % themes.length][0]);
 }
 
+// --- examples --------------------------------------------------------------------------------------------------------
+
+const examples = ["It is a truth universally acknowledged, that", "Call me Ishmael.", "In the beginning"];
+
+function exampleButton(text) {
+  return element("button", {
+    type: "button",
+    onclick: () => change({ ...emptyState, text }),
+  }, text);
+}
+
 // --- beginning -------------------------------------------------------------------------------------------------------
 
 // Asked again until the server answers: it may be loading, or want a key first.
@@ -105,6 +116,7 @@ function on(id, type, handler) {
 }
 
 function begin() {
+  byId("examples").append(...examples.map(exampleButton));
   for (let level = 0; level < 8; ++level) byId("swatches").append(element("i", { "data-level": level }));
   on("continue", "click", () => continueText());
   on("stop", "click", stop);

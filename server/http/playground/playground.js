@@ -27,6 +27,7 @@ function show() {
   byId("ink").dataset.colour = byId("answers").dataset.colour = byId("scale").dataset.colour = colour();
   editor.show(state, colour());
   answersPanel.show(state.answers, colour());
+  byId("examples").hidden = state.text !== "";
   byId("undo").disabled = !history.canUndo;
   byId("redo").disabled = !history.canRedo;
   showScore(state.score);
@@ -165,17 +166,19 @@ function waitAndOffer(error, again) {
 
 const promptOf = (state) => state.ids ?? (state.text === "" ? bosIds : state.text);
 
-// Continues the text. `from`: { prompt, base, echo }, where it is not simply the state as it is.
+// Continues the text. `from`: { prompt, base, echo }, where it is not simply the state as it is. Echoed is what ends inside a
+// character: only the whole text shows what becomes of it.
 async function continueText(from = {}) {
   const { ok, values } = controls.read();
   if (!ok) return;
   const base = from.base ?? { ...history.state, answers: [], score: undefined };
   const prompt = from.prompt ?? promptOf(base);
+  const echoes = from.echo ?? endsInsideCharacter(base);
   const body = { prompt, logprobs: 0, ...values, return_token_ids: true };
-  if (from.echo) body.echo = true;
+  if (echoes) body.echo = true;
   stop();
   history.keep();
-  const answers = Array.from({ length: body.n ?? 1 }, () => new Answer({ echoes: from.echo }));
+  const answers = Array.from({ length: body.n ?? 1 }, () => new Answer({ echoes }));
   const began = performance.now();
   let first = null;
   await run(async (signal) => {
@@ -189,7 +192,7 @@ async function continueText(from = {}) {
       showSoon();
     }
     say(summary(usage, answers, first - began, performance.now() - began));
-  }, () => continueText());
+  }, () => continueText(from));
   saveText();
 }
 

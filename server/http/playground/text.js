@@ -29,6 +29,14 @@ function withEdit(state, text) {
   return { ...state, text, groups: state.groups.filter((group) => group.end <= same), ids: null };
 }
 
+// Whether the ids end with a part of a character, which the text does not show yet: what goes on completes it.
+function endsInsideCharacter({ text, ids, groups }) {
+  const last = groups.at(-1);
+  if (ids === null || !last) return false;
+  const isHeldBack = last.first + last.tokens.length < ids.length;
+  return isHeldBack || (last.tokens.at(-1).text.startsWith("bytes:") && (last.start === last.end || text.endsWith("\ufffd")));
+}
+
 // The state up to the beginning of a group.
 function upTo(state, group) {
   return { text: state.text.slice(0, group.start), groups: state.groups.filter((other) => other.end <= group.start), ids: null, answers: [] };
@@ -59,11 +67,11 @@ class History {
   }
 
   get canUndo() {
-    return this.#past.length > 0;
+    return this.#past.some((state) => state !== this.state);
   }
 
   get canRedo() {
-    return this.#future.length > 0;
+    return this.#future.some((state) => state !== this.state);
   }
 
   undo() {
@@ -74,7 +82,9 @@ class History {
     this.#move(this.#future, this.#past);
   }
 
+  // What changed nothing, a request that failed for example, is no step.
   #move(from, to) {
+    while (from.at(-1) === this.state) from.pop();
     if (from.length === 0) return;
     to.push(this.state);
     this.state = from.pop();
