@@ -27,6 +27,7 @@
 #include "server/commands/plan.h"
 #include "server/commands/serve.h"
 #include "server/commands/tokenize.h"
+#include "server/flag_suggestions.h"
 #include "server/server_config.h"
 
 // The command line: which words there are, and what each command is told. What the commands do is in server/commands.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -14,6 +15,7 @@
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "server/flag_suggestions.h"
 
 namespace optserve {
 namespace {
@@ -98,6 +100,51 @@ constexpr ServerOption EngineNumber(std::string_view name, std::string_view help
           kOfEngine,
           [](std::string_view text, Config& c) { return ParseNumber(text, kMin, kMax, c.engine.*kMember); },
           [](const Config& c) { return fmt::format("{}", c.engine.*kMember); }};
+}
+
+// Limits of what a client may take: whole numbers, sizes, and times of whole seconds.
+template <auto kMember>
+constexpr ServerOption LimitNumber(std::string_view name, std::string_view help) {
+  return {name,
+          "N",
+          help,
+          false,
+          [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.http_limits.*kMember); },
+          [](const Config& c) { return fmt::format("{}", c.http_limits.*kMember); }};
+}
+
+absl::Status ParsePositiveSize(std::string_view text, size_t& value) {
+  OPTSERVE_ASSIGN_OR_RETURN(const int64_t bytes, ParseSize(text));
+  if (bytes == 0) return InvalidArgument("must be more than 0");
+  value = static_cast<size_t>(bytes);
+  return absl::OkStatus();
+}
+
+template <auto kMember>
+constexpr ServerOption LimitSize(std::string_view name, std::string_view help) {
+  return {name,
+          "SIZE",
+          help,
+          false,
+          [](std::string_view text, Config& c) { return ParsePositiveSize(text, c.http_limits.*kMember); },
+          [](const Config& c) { return fmt::format("{}", c.http_limits.*kMember); }};
+}
+
+template <auto kMember>
+constexpr ServerOption LimitSeconds(std::string_view name, std::string_view help) {
+  return {name,
+          "SECONDS",
+          help,
+          false,
+          [](std::string_view text, Config& c) {
+            int64_t seconds = 0;
+            OPTSERVE_RETURN_IF_ERROR(ParseNumber(text, 1, 86400, seconds));
+            c.http_limits.*kMember = std::chrono::seconds(seconds);
+            return absl::OkStatus();
+          },
+          [](const Config& c) {
+            return fmt::format("{}", std::chrono::duration_cast<std::chrono::seconds>(c.http_limits.*kMember).count());
+          }};
 }
 
 constexpr ServerOption kOptions[] = {
@@ -217,6 +264,23 @@ constexpr ServerOption kOptions[] = {
     {"max-engine-deaths", "N", "deaths of an engine in ten minutes after which it is given up", false,
      [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.max_engine_deaths); },
      [](const Config& c) { return fmt::format("{}", c.max_engine_deaths); }},
+    {"max-choices", "N", "answers of one request: its prompts times the larger of n and best_of", false,
+     [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.request_limits.max_choices); },
+     [](const Config& c) { return fmt::format("{}", c.request_limits.max_choices); }},
+    {"max-text-size", "SIZE", "of a request with text prompts", false,
+     [](std::string_view text, Config& c) { return ParsePositiveSize(text, c.request_limits.text_body_bytes); },
+     [](const Config& c) { return fmt::format("{}", c.request_limits.text_body_bytes); }},
+    LimitSize<&HttpLimits::body_bytes>("max-body-size", "of any request; beyond --max-text-size only ids fill it"),
+    LimitSize<&HttpLimits::buffered_body_bytes>("max-bodies-size", "of the bodies of all HTTP connections together"),
+    LimitSize<&HttpLimits::header_bytes>("max-header-size", "of an HTTP request's line and fields"),
+    LimitNumber<&HttpLimits::header_fields>("max-header-fields", "of an HTTP request"),
+    LimitSize<&HttpLimits::target_bytes>("max-target-size", "of an HTTP request's path and query"),
+    LimitNumber<&HttpLimits::connections>("max-connections", "of HTTP at a time"),
+    LimitSize<&HttpLimits::stream_bytes>("stream-buffer", "of a stream, made and not yet taken by its reader"),
+    LimitSeconds<&HttpLimits::stall_time>("stall-timeout", "after which a reader that takes nothing is cancelled"),
+    LimitSeconds<&HttpLimits::header_time>("header-timeout", "for an HTTP request's header to arrive"),
+    LimitSeconds<&HttpLimits::body_time>("body-timeout", "for an HTTP request's body to arrive"),
+    LimitSeconds<&HttpLimits::idle_time>("idle-timeout", "between two requests of an HTTP connection"),
 };
 
 // --- what an option is called ---------------------------------------------------------------------------------------
@@ -233,135 +297,13 @@ std::string FileKey(std::string_view option) {
   return key;
 }
 
-// --- names that other servers have for it ---------------------------------------------------------------------------
-
-// `ours` with dashes in front is a flag, perhaps with its value; else what to say.
-struct ForeignFlag {
-  std::string_view name;
-  std::string_view ours;
-};
-
-constexpr std::string_view kIsPositional = "the model is given without a flag, right after the command";
-constexpr std::string_view kIsAlwaysOn = "it is always on: leave it out";
-
-constexpr ForeignFlag kForeignFlags[] = {
-    // vLLM
-    {"--model", kIsPositional},
-    {"--tp", "--tensor-parallel-size"},
-    {"-tp", "--tensor-parallel-size"},
-    {"--tensor-parallel", "--tensor-parallel-size"},
-    {"--dp", "--replicas"},
-    {"-dp", "--replicas"},
-    {"--data-parallel-size", "--replicas"},
-    {"--pipeline-parallel-size", "--tensor-parallel-size"},
-    {"-pp", "--tensor-parallel-size"},
-    {"--gpu-memory-utilization", "--kv-cache-memory"},
-    {"--kv-cache-memory-bytes", "--kv-cache-memory"},
-    {"--num-gpu-blocks-override", "--kv-cache-memory"},
-    {"--max-seq-len", "--max-model-len"},
-    {"--max-model-length", "--max-model-len"},
-    {"--max-seq-length", "--max-model-len"},
-    {"--max-num-sequences", "--max-num-seqs"},
-    {"--api-key", "--api-key-file"},
-    {"--quantization", "--dtype int8"},
-    {"-q", "--dtype int8"},
-    {"--ssl-certfile", "--tls-cert"},
-    {"--ssl-keyfile", "--tls-key"},
-    {"--no-enable-prefix-caching", "--no-prefix-cache"},
-    {"--enable-prefix-caching", kIsAlwaysOn},
-    {"--enable-chunked-prefill", kIsAlwaysOn},
-    {"--trust-remote-code", "nothing in a model's files is ever executed: leave it out"},
-    {"--tokenizer", "the tokenizer is the model's own: leave it out"},
-    {"--load-format", "the format is known by a file's content: leave it out"},
-    {"--disable-log-requests", "prompts and answers are never logged: leave it out"},
-    {"--disable-log-stats", "numbers are at /metrics only: leave it out"},
-    {"--enforce-eager", "leave it out"},
-    {"--seed", "each request has its own seed"},
-    {"--chat-template", "OPT has no chat template"},
-    // TGI
-    {"--model-id", kIsPositional},
-    {"--num-shard", "--tensor-parallel-size"},
-    {"--hostname", "--host"},
-    {"--max-total-tokens", "--max-model-len"},
-    {"--max-input-tokens", "--max-model-len"},
-    {"--max-input-length", "--max-model-len"},
-    {"--max-batch-prefill-tokens", "--max-num-batched-tokens"},
-    {"--max-batch-total-tokens", "--kv-cache-memory"},
-    {"--max-batch-size", "--max-num-seqs"},
-    {"--max-concurrent-requests", "--max-queue"},
-    {"--cuda-memory-fraction", "--kv-cache-memory"},
-    {"--quantize", "--dtype int8"},
-    {"--json-output", "--log-format json"},
-    // llama.cpp
-    {"-m", kIsPositional},
-    {"-c", "--max-model-len"},
-    {"--ctx-size", "--max-model-len"},
-    {"-t", "--threads"},
-    {"--threads-batch", "--threads"},
-    {"-b", "--max-num-batched-tokens"},
-    {"--batch-size", "--max-num-batched-tokens"},
-    {"-ub", "--max-num-batched-tokens"},
-    {"--ubatch-size", "--max-num-batched-tokens"},
-    {"-np", "--max-num-seqs"},
-    {"--parallel", "--max-num-seqs"},
-    {"-n", "--max-tokens"},
-    {"--n-predict", "--max-tokens"},
-    {"--predict", "--max-tokens"},
-    {"--temp", "--temperature"},
-    {"--repeat-penalty", "--repetition-penalty"},
-    {"-p", "--prompt"},
-    {"-s", "--seed"},
-    {"-a", "--served-model-name"},
-    {"--alias", "--served-model-name"},
-    {"-ngl", "--device"},
-    {"--n-gpu-layers", "--device"},
-    {"--gpu-layers", "--device"},
-    {"-cb", kIsAlwaysOn},
-    {"--cont-batching", kIsAlwaysOn},
-    {"--metrics", kIsAlwaysOn},
-    {"--mlock", "leave it out"},
-    {"--no-mmap", "weights are always mapped: leave it out"},
-    {"--ssl-cert-file", "--tls-cert"},
-    {"--ssl-key-file", "--tls-key"},
-};
-
-constexpr size_t kSlip = 3;  // of fewer letters than that
-
-// Levenshtein's.
-size_t EditDistance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row.back();
-}
-
-// The one of `names` that is `text` but for a slip of a letter or two; empty if none is.
-std::string Nearest(std::string_view text, std::span<const std::string> names) {
-  std::string best;
-  size_t best_distance = kSlip;
-  for (const std::string& name : names) {
-    const size_t distance = EditDistance(text, name);
-    if (distance >= best_distance) continue;
-    best_distance = distance;
-    best = name;
-  }
-  return best;
-}
-
 // Fills unknown_variables; an error for what is nearly ours.
 absl::Status CheckVariables(std::span<const std::string> variables, std::vector<std::string>& unknown) {
   std::vector<std::string> ours = {EnvironmentName("config")};
   for (const ServerOption& option : kOptions) ours.push_back(EnvironmentName(option.name));
   for (const std::string& variable : variables) {
     if (!variable.starts_with("OPTSERVE_") || std::ranges::find(ours, variable) != ours.end()) continue;
-    if (const std::string nearest = Nearest(variable, ours); !nearest.empty()) {
+    if (const std::string nearest = NearestName(variable, ours); !nearest.empty()) {
       return InvalidArgument("there is no variable {}; did you mean {}?", variable, nearest);
     }
     unknown.push_back(variable);
@@ -398,7 +340,7 @@ absl::StatusOr<FlagValues> ReadConfigFile(const std::string& path) {
   for (const auto& [key, value] : parsed.items()) {
     const auto known = std::ranges::find(keys, key);
     if (known == keys.end()) {
-      const std::string nearest = Nearest(key, keys);
+      const std::string nearest = NearestName(key, keys);
       const std::string hint =
           nearest.empty() ? "optserve serve --print-config shows all" : fmt::format("did you mean \"{}\"?", nearest);
       return InvalidArgument("{}: there is no option \"{}\"; {}", path, key, hint);
@@ -492,21 +434,6 @@ std::string PrintServerConfig(const LoadedServerConfig& loaded) {
                         loaded.origins.find(option.name)->second);
   }
   return text;
-}
-
-std::string SuggestFlag(std::string_view unknown, std::span<const std::string> flags) {
-  const auto is_known = [&](std::string_view flag) { return std::ranges::find(flags, flag) != flags.end(); };
-  // As it is written here: --max_model_len.
-  std::string spelt(unknown);
-  if (spelt.starts_with("--")) std::ranges::replace(spelt, '_', '-');
-  if (is_known(spelt)) return fmt::format("did you mean {}?", spelt);
-  for (const auto& [foreign, ours] : kForeignFlags) {
-    if (foreign != spelt) continue;
-    if (!ours.starts_with('-')) return std::string(ours);
-    if (is_known(ours.substr(0, ours.find(' ')))) return fmt::format("did you mean {}?", ours);
-  }
-  const std::string nearest = Nearest(spelt, flags);
-  return nearest.empty() ? "" : fmt::format("did you mean {}?", nearest);
 }
 
 }  // namespace optserve

@@ -12,7 +12,9 @@
 #include "absl/status/statusor.h"
 #include "engine/config.h"
 #include "engine/util/log.h"
+#include "server/api/completion_fields.h"
 #include "server/commands/model_path.h"
+#include "server/http/http_limits.h"
 
 // What `serve` is told, from four places: a flag wins over OPTSERVE_<FLAG> in the environment, that over the JSON file
 // of --config, that over the default. One table names every option once: for all four, --help and --print-config.
@@ -41,6 +43,8 @@ struct ServerConfig {
   int32_t replicas = 1;           // engine processes, each with the whole model
   std::string engine_launcher;    // a command, split at spaces, that starts each rank as a process; empty: as threads
   int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
+  HttpLimits http_limits;         // what a client may take of the server
+  RequestLimits request_limits;   // what one request may ask for
   EngineConfig engine;            // all but model_path
 };
 
@@ -78,11 +82,6 @@ absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, con
 
 // For --print-config: a line for each option, its value and its origin.
 std::string PrintServerConfig(const LoadedServerConfig& loaded);
-
-// What to do instead of `unknown` (with its dashes), as the end of a sentence: "did you mean --max-model-len?" for
-// another server's name of one of `flags` (also with dashes) or a slip of a letter or two, or what another server's
-// flag is here. Empty if nothing comes near.
-std::string SuggestFlag(std::string_view unknown, std::span<const std::string> flags);
 
 // Bytes: 1048576, 512MiB, 4G (as GiB), 1.5TB (decimal).
 absl::StatusOr<int64_t> ParseSize(std::string_view text);

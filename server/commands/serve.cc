@@ -172,7 +172,10 @@ class Server {
 
   absl::Status StartHttp() {
     HttpServer::Options options = {.host = config_.host, .port = config_.port};
-    options.decode.ignore_unknown_fields = config_.ignore_unknown_fields;
+    options.limits = config_.http_limits;
+    options.decode = {.limits = config_.request_limits, .ignore_unknown_fields = config_.ignore_unknown_fields};
+    options.engine_limits = {{"max_queue", config_.engine.max_queue},
+                             {"max_queue_tokens", config_.engine.max_queue_tokens}};
     options.ready = [this] { return EngineHealth(); };
     options.metrics = [this] {
       const Supervisor* engine = running_engine_;
@@ -198,7 +201,10 @@ class Server {
     if (config_.no_grpc) return absl::OkStatus();
     GrpcServer::Options options = {.host = config_.grpc_host, .port = config_.grpc_port};
     options.served_model_name = name_;
+    options.limits = config_.request_limits;
     options.ignore_unknown_fields = config_.ignore_unknown_fields;
+    options.max_request_bytes = static_cast<int>(std::min<size_t>(config_.http_limits.body_bytes, INT32_MAX));
+    options.stall_time = config_.http_limits.stall_time;
     options.ready = [this] { return EngineHealth(); };
     if (AccessControl* access = files_->access()) {
       options.authorize = [access](std::string_view authorization, std::string_view address) {

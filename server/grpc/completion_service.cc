@@ -47,7 +47,7 @@ std::optional<double> SecondsLeft(const grpc::CallbackServerContext& context) {
 
 GrpcCompletionService::GrpcCompletionService(const GrpcServer::Options& options, std::shared_ptr<CallPump> pump)
     : options_(options),
-      decode_options_{.limits = {}, .ignore_unknown_fields = options.ignore_unknown_fields},
+      decode_options_{.limits = options.limits, .ignore_unknown_fields = options.ignore_unknown_fields},
       pump_(std::move(pump)) {}
 
 absl::StatusOr<std::string> GrpcCompletionService::Authorize(const grpc::CallbackServerContext& context) const {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/util/log.h"
+#include "server/api/completion_fields.h"
 #include "server/completion/completion_service.h"
 
 namespace optserve {
@@ -31,6 +32,7 @@ class GrpcServer {
     std::string host = "127.0.0.1";  // a name or an address; a name that has several is bound at its first
     uint16_t port = 8001;            // 0: any free one
     std::string served_model_name;
+    RequestLimits limits;
     bool ignore_unknown_fields = false;        // field numbers of a request that we do not know; else they are refused
     int max_request_bytes = 16 * 1024 * 1024;  // a larger message is RESOURCE_EXHAUSTED
     int max_calls_per_connection = 1024;       // more wait in the client

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <array>
+#include <algorithm>
+#include <chrono>
+#include <iterator>
 #include <utility>
+#include <vector>
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
@@ -65,7 +68,8 @@ HttpResponse Capabilities(const RouteCall& call) {
   if (service == nullptr) return ErrorResponse(ModelLoading());
   const HttpServer::Options& options = call.server.options;
   const ModelInfo& model = service->engine().model();
-  const auto limits = std::to_array<NamedLimit>({
+  const auto seconds = [](std::chrono::milliseconds time) { return time.count() / 1000; };
+  std::vector<NamedLimit> limits = {
       {"max_model_len", model.max_model_len},
       {"vocab_size", model.vocab_size},
       {"max_num_seqs", model.max_num_seqs},
@@ -78,7 +82,13 @@ HttpResponse Capabilities(const RouteCall& call) {
       {"header_fields", static_cast<int64_t>(options.limits.header_fields)},
       {"target_bytes", static_cast<int64_t>(options.limits.target_bytes)},
       {"connections", options.limits.connections},
-  });
+      {"stream_bytes", static_cast<int64_t>(options.limits.stream_bytes)},
+      {"stall_seconds", seconds(options.limits.stall_time)},
+      {"header_seconds", seconds(options.limits.header_time)},
+      {"body_seconds", seconds(options.limits.body_time)},
+      {"idle_seconds", seconds(options.limits.idle_time)},
+  };
+  std::ranges::copy(options.engine_limits, std::back_inserter(limits));
   return {.body = EncodeCapabilities(OPTSERVE_VERSION, service->options().served_model_name, limits)};
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/util/log.h"
+#include "server/api/field_schema.h"
 #include "server/api/json_request.h"
 #include "server/completion/completion_service.h"
 #include "server/http/http_limits.h"
@@ -33,7 +34,8 @@ class HttpServer {
     int io_threads = 2;              // each serves its share of the connections
     int worker_threads = 1;          // parse and print what is too long for an I/O thread
     HttpLimits limits;
-    JsonDecodeOptions decode;  // of bodies
+    JsonDecodeOptions decode;               // of bodies
+    std::vector<NamedLimit> engine_limits;  // more for /v1/capabilities to name
 
     // All are called on I/O threads: from memory, at once.
     std::function<absl::Status()> ready;   // not OK: /readyz and its like are 503 with the message

@@ -180,3 +180,22 @@ def test_a_broken_tokenizer_is_one_line_and_exit_code_2(tmp_path):
     ended = run("serve", tmp_path, "--port", 0, "--grpc-port", 0)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()) == 1 and "vocab.json" in ended.stderr
+
+
+def test_limits_are_flags_and_in_force():
+    flags = {"max-header-fields": 12, "max-text-size": "1KiB", "max-body-size": "2KiB", "max-choices": 3, "max-queue": 7,
+             "stall-timeout": 9}
+    with Server(*(part for name, value in flags.items() for part in (f"--{name}", value))) as server:
+        limits = requests.get(server.url + "/v1/capabilities", timeout=10).json()["limits"]
+        assert {name: limits[name] for name in ("header_fields", "text_body_bytes", "body_bytes", "max_choices", "max_queue",
+                                                "stall_seconds")} == {
+            "header_fields": 12, "text_body_bytes": 1024, "body_bytes": 2048, "max_choices": 3, "max_queue": 7,
+            "stall_seconds": 9}
+        assert server.post({"prompt": "a" * 900, "max_tokens": 1}).status_code == 200
+        assert server.post({"prompt": "a" * 1100, "max_tokens": 1}).status_code == 413
+        assert server.post({"prompt": [5] * 600, "max_tokens": 1}).status_code == 200
+        assert server.post({"prompt": [5] * 1100, "max_tokens": 1}).status_code == 413
+        assert server.post({"prompt": "a", "n": 3, "max_tokens": 1}).status_code == 200
+        assert server.post({"prompt": "a", "n": 4, "max_tokens": 1}).status_code == 400
+        many = {f"x-{i}": "a" for i in range(12)}
+        assert requests.get(server.url + "/livez", headers=many, timeout=10).status_code == 431

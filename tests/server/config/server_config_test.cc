@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +12,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "server/flag_suggestions.h"
 
 namespace optserve {
 namespace {
@@ -122,7 +125,20 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"usage-log", "usage"},
                             {"log-level", "warning"},
                             {"dtype", "int8"},
-                            {"metrics-compat", "vllm"}};
+                            {"metrics-compat", "vllm"},
+                            {"max-choices", "17"},
+                            {"max-text-size", "18"},
+                            {"max-body-size", "19"},
+                            {"max-bodies-size", "20"},
+                            {"max-header-size", "21"},
+                            {"max-header-fields", "22"},
+                            {"max-target-size", "23"},
+                            {"max-connections", "24"},
+                            {"stream-buffer", "25"},
+                            {"stall-timeout", "26"},
+                            {"header-timeout", "27"},
+                            {"body-timeout", "28"},
+                            {"idle-timeout", "29"}};
   const auto loaded = LoadServerConfig(flags, kNoEnvironment);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(ServerOptions().size(), flags.size());
@@ -149,6 +165,19 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_TRUE(loaded->config.engine.deterministic_tp);
   EXPECT_TRUE(loaded->config.engine.share_prefix_cache);
   EXPECT_EQ(loaded->config.engine.num_threads, 13);
+  EXPECT_EQ(loaded->config.request_limits.max_choices, 17);
+  EXPECT_EQ(loaded->config.request_limits.text_body_bytes, 18u);
+  EXPECT_EQ(loaded->config.http_limits.body_bytes, 19u);
+  EXPECT_EQ(loaded->config.http_limits.buffered_body_bytes, 20u);
+  EXPECT_EQ(loaded->config.http_limits.header_bytes, 21u);
+  EXPECT_EQ(loaded->config.http_limits.header_fields, 22u);
+  EXPECT_EQ(loaded->config.http_limits.target_bytes, 23u);
+  EXPECT_EQ(loaded->config.http_limits.connections, 24);
+  EXPECT_EQ(loaded->config.http_limits.stream_bytes, 25u);
+  EXPECT_EQ(loaded->config.http_limits.stall_time, std::chrono::seconds(26));
+  EXPECT_EQ(loaded->config.http_limits.header_time, std::chrono::seconds(27));
+  EXPECT_EQ(loaded->config.http_limits.body_time, std::chrono::seconds(28));
+  EXPECT_EQ(loaded->config.http_limits.idle_time, std::chrono::seconds(29));
   EXPECT_EQ(loaded->config.engine.step_timeout_seconds, 14);
   EXPECT_EQ(loaded->config.replicas, 15);
   EXPECT_EQ(loaded->config.max_engine_deaths, 16);
