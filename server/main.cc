@@ -20,6 +20,7 @@
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "server/commands/checkpoints.h"
+#include "server/commands/doctor.h"
 #include "server/commands/failure.h"
 #include "server/commands/generate.h"
 #include "server/commands/keys.h"
@@ -46,6 +47,10 @@ struct Words {
   bool decode = false;
   KernelBenchOptions kernel_bench;
   PlanOptions plan;
+  bool doctor_json = false;
+  std::string doctor_root = "/";
+  std::string doctor_nvml = "libnvidia-ml.so.1";
+  int32_t doctor_load_seconds = 600;
   InspectOptions inspect;
   VerifyCommandOptions verify;
   ConvertCommandOptions convert;
@@ -157,6 +162,17 @@ void AddCommands(CLI::App& app, Words& words) {
   plan->add_option("--output-tokens", words.plan.output_tokens, "of an answer (default: 128)")->type_name("N");
   plan->add_flag("--json", words.plan.json, "print one JSON object instead of tables");
 
+  CLI::App* doctor = app.add_subcommand("doctor", "Check whether a server would run well on this machine");
+  AddModel(*doctor, words, /*required=*/false);
+  AddServerOptions(*doctor, words, /*only_engine=*/false);
+  doctor->add_flag("--json", words.doctor_json, "print one JSON object instead of lines");
+  doctor->add_option("--load-seconds", words.doctor_load_seconds, "reading the model may take (default: 600)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20));
+  doctor->add_option("--host-root", words.doctor_root, "where /proc, /sys and /dev of the machine are (default: /)")
+      ->type_name("DIR");
+  doctor->add_option("--nvml", words.doctor_nvml, "NVIDIA's library (default: libnvidia-ml.so.1)")->type_name("FILE");
+
   CLI::App* inspect = app.add_subcommand("inspect", "Show what is in a checkpoint");
   AddModel(*inspect, words, /*required=*/true);
   inspect->add_flag("--json", words.inspect.json, "print one JSON object instead of tables");
@@ -238,6 +254,17 @@ int RunServe(const Words& words) {
   });
 }
 
+int RunDoctor(const Words& words) {
+  const absl::StatusOr<LoadedServerConfig> loaded = LoadConfig(words);
+  if (!loaded.ok()) return Fail(loaded.status());
+  return Doctor({.config = loaded->config,
+                 .host = HostFiles(words.doctor_root),
+                 .nvml_library = words.doctor_nvml,
+                 .visible_devices = ProcessEnvironment()("CUDA_VISIBLE_DEVICES"),
+                 .load_seconds = words.doctor_load_seconds},
+                words.doctor_json);
+}
+
 int RunGenerate(const Words& words) {
   const absl::StatusOr<LoadedServerConfig> loaded = LoadConfig(words);
   if (!loaded.ok()) return Fail(loaded.status());
@@ -273,6 +300,7 @@ int RunCommandLine(int argc, char** argv) {
   const CLI::App& command = *app.get_subcommands().front();
   if (const absl::Status status = CheckExtras(command); !status.ok()) return Fail(status);
   if (command.get_name() == "serve") return RunServe(words);
+  if (command.get_name() == "doctor") return RunDoctor(words);
   if (command.get_name() == "keys") return Keys(words.keys);
   if (command.get_name() == "generate") return RunGenerate(words);
   if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);

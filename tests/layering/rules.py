@@ -38,6 +38,9 @@ MAY_INCLUDE = [
     (r"server/completion/", [r"server/(access|api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|process_group|model/opt_sizes)\.h",
                                       r"engine/(planner|util|tools)/", r"clients/cpp/cli/completion_script\.h"]),
+    # A plan's inputs are a machine and a model's shape.
+    (r"server/doctor/", [r"server/(doctor|access)/", r"server/(server_config|commands/model_path)\.h",
+                         r"engine/(planner|util)/", r"engine/tools/plan_inputs\.h"]),
     # The other end of the process border.
     (r"server/replicas/", [r"server/replicas/", r"engine/(engine_client|request|config|process_frames|process_group)\.h",
                            r"engine/util/", r"(proto/)?optserve/internal/"]),
