@@ -1,6 +1,7 @@
 #include "engine/util/metrics.h"
 
 #include <prometheus/counter.h>
+#include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
@@ -68,6 +69,8 @@ constexpr MetricInfo kUsageRecordsLost = {"optserve_usage_records_lost_total",
                                           MetricType::Counter};
 constexpr MetricInfo kEngineHealthy = {"optserve_engine_healthy", "1 while the engine answers, else 0.",
                                        MetricType::Gauge};
+constexpr MetricInfo kDraining = {"optserve_draining",
+                                  "1 from SIGTERM on, while running requests finish, else 0.", MetricType::Gauge};
 constexpr MetricInfo kBuildInfo = {"optserve_build_info", "Always 1; the label says which build this is.",
                                    MetricType::Gauge};
 
@@ -144,6 +147,7 @@ class Metrics::Impl {
   prometheus::Histogram step_tokens{TokenBuckets()};
   std::array<prometheus::Counter, kFinishNames.size()> requests;
   prometheus::Counter engine_restarts;
+  prometheus::Gauge draining;
   prometheus::Counter usage_log_failures;
   prometheus::Counter usage_records_lost;
 };
@@ -155,6 +159,7 @@ void Metrics::ObserveTimeToFirstToken(double seconds) { impl_->time_to_first_tok
 void Metrics::ObserveInterTokenLatency(double seconds) { impl_->inter_token_latency.Observe(seconds); }
 void Metrics::ObserveRequestQueue(double seconds) { impl_->request_queue.Observe(seconds); }
 void Metrics::CountEngineRestart() { impl_->engine_restarts.Increment(); }
+void Metrics::SetDraining() { impl_->draining.Set(1); }
 void Metrics::CountUsageLogFailure() { impl_->usage_log_failures.Increment(); }
 void Metrics::CountUsageRecordLost() { impl_->usage_records_lost.Increment(); }
 
@@ -198,6 +203,7 @@ std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool 
       Value(kUsageLogFailures, usage_log_failures.Value()),
       Value(kUsageRecordsLost, usage_records_lost.Value()),
       Value(kEngineHealthy, engine_healthy ? 1 : 0),
+      Value(kDraining, draining.Value()),
       Value(kBuildInfo, 1, {{"version", version}}),
   };
 }

@@ -32,6 +32,9 @@ class Metrics {
 
   void CountEngineRestart();
 
+  // From now on the server drains.
+  void SetDraining();
+
   // Of the usage ledger: attempts to write that failed, and records that were given up.
   void CountUsageLogFailure();
   void CountUsageRecordLost();

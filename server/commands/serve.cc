@@ -286,6 +286,7 @@ class Server {
   // New requests are refused, running ones finish.
   int Drain() {
     log_.Info("draining", {{"timeout_seconds", config_.shutdown_timeout_seconds}});
+    metrics_.SetDraining();
     notifier_.Stopping(std::chrono::seconds(config_.shutdown_timeout_seconds) + kTimeToEnd);
     http_->Drain();
     if (grpc_ != nullptr) grpc_->Drain();
