@@ -69,8 +69,8 @@ constexpr MetricInfo kUsageRecordsLost = {"optserve_usage_records_lost_total",
                                           MetricType::Counter};
 constexpr MetricInfo kEngineHealthy = {"optserve_engine_healthy", "1 while the engine answers, else 0.",
                                        MetricType::Gauge};
-constexpr MetricInfo kDraining = {"optserve_draining",
-                                  "1 from SIGTERM on, while running requests finish, else 0.", MetricType::Gauge};
+constexpr MetricInfo kDraining = {"optserve_draining", "1 from SIGTERM on, while running requests finish, else 0.",
+                                  MetricType::Gauge};
 constexpr MetricInfo kBuildInfo = {"optserve_build_info", "Always 1; the label says which build this is.",
                                    MetricType::Gauge};
 
