@@ -70,6 +70,16 @@ def test_tokens_that_are_parts_of_a_character_are_one_group(scripted, open_playg
     assert titles == ["\\x98\\x80", "\\x9f", "\\xf0"]
 
 
+def test_alternatives_that_look_like_numbers_keep_their_rank(scripted, open_playground):
+    """JavaScript puts the keys of an object that are numbers first, whatever the server wrote."""
+    only = chunk(" in", prompt_ids=[2, 5], finish="length")
+    only["choices"][0]["logprobs"]["top_logprobs"] = [{" in": -0.5, "the": -1.5, "1984": -3, "7": -2}]
+    scripted.scripts["/v1/completions"] = lambda request: request.stream(event(only), event(USAGE), event("[DONE]"))
+    page = open_and_write(open_playground, scripted)
+    page.proceed()
+    assert [text for text, _ in page.hover_token(0)] == ["␣in", "the", "7", "1984"]
+
+
 def test_an_error_inside_a_stream_is_said_and_the_text_stays(scripted, open_playground):
     failure = error_body("the engine is gone; " + HOSTILE, "engine_dead")
     scripted.scripts["/v1/completions"] = lambda request: request.stream(

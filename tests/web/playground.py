@@ -34,7 +34,8 @@ class Playground:
         self.complaints.append(f"console: {message.text}")
 
     def _on_request(self, request):
-        if not request.url.startswith((self.server.url + "/", "data:")):
+        is_ours = request.url.startswith((self.server.url + "/", "data:"))
+        if not is_ours or "?" in request.url:  # nothing belongs into an address, least of all a key
             self.complaints.append(f"a request to {request.url}")
         if request.url.endswith("/v1/completions"):
             self.completions.append(request.post_data_json)
