@@ -63,15 +63,8 @@ class Connection : public HttpConnection {
     const Attempt limited = {.deadline = std::min(attempt.deadline, Clock::now() + target.connect_timeout),
                              .stop = attempt.stop};
     const std::string place = absl::StrCat(target.address.host, ":", target.address.port);
-    asio::ip::tcp::resolver resolver(io_);
-    asio::ip::tcp::resolver::results_type places;
-    error_code error = Run(limited, [&](auto done) {
-      resolver.async_resolve(target.address.host, target.address.port,
-                             [&places, done](const error_code& result, const auto& found) {
-                               places = found;
-                               done(result);
-                             });
-    });
+    Places places;
+    error_code error = LookUp(target.address, limited, places);
     if (error) return StatusOf(error, absl::StrCat("looking up ", target.address.host), attempt);
     error = Run(limited, [&](auto done) {
       Lowest().async_connect(places, [done](const error_code& result, const auto&) { done(result); });
@@ -123,6 +116,8 @@ class Connection : public HttpConnection {
   bool GotNothing() const override { return !got_something_; }
 
  private:
+  using Places = asio::ip::tcp::resolver::results_type;
+
   beast::tcp_stream& Lowest() { return beast::get_lowest_layer(stream_); }
 
   // Starts an operation with `start(done)` and waits until it calls `done(error)`, the deadline passes or the call is
@@ -151,6 +146,24 @@ class Connection : public HttpConnection {
     }
     if (!is_done || is_late) return is_late ? error_code(beast::error::timeout) : error;
     return error;
+  }
+
+  // A number needs no name server, nor the thread that asks one.
+  error_code LookUp(const Address& address, const Attempt& attempt, Places& places) {
+    error_code not_a_number;
+    const asio::ip::address number = asio::ip::make_address(address.host, not_a_number);
+    if (!not_a_number) {
+      const auto port = static_cast<uint16_t>(std::stoi(address.port));  // ParseAddress has seen it
+      places = Places::create(asio::ip::tcp::endpoint(number, port), address.host, address.port);
+      return {};
+    }
+    asio::ip::tcp::resolver resolver(io_);
+    return Run(attempt, [&](auto done) {
+      resolver.async_resolve(address.host, address.port, [&places, done](const error_code& result, const auto& found) {
+        places = found;
+        done(result);
+      });
+    });
   }
 
   // Closing is what ends every operation of a socket. (A resolver's ends when the system's lookup does.)

@@ -3,7 +3,7 @@
 #
 #   tests/lint/run.sh format          every C++ file in git is formatted
 #   tests/lint/run.sh format --fix    formats them
-#   tests/lint/run.sh tidy BUILD_DIR  every source of server, engine and kernels that BUILD_DIR compiles passes clang-tidy
+#   tests/lint/run.sh tidy BUILD_DIR  every source of server, engine, kernels and clients that BUILD_DIR compiles passes clang-tidy
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,7 +18,7 @@ format() {
 tidy() {
   local build_dir=$1
   [[ -f $build_dir/compile_commands.json ]] || { echo "lint: configure $build_dir first" >&2; return 2; }
-  run-clang-tidy -quiet -p "$build_dir" -j "$(nproc)" "^$PWD/(server|engine|kernels)/.*\.cc\$"
+  run-clang-tidy -quiet -p "$build_dir" -j "$(nproc)" "^$PWD/(server|engine|kernels|clients)/.*\.cc\$"
 }
 
 case "${1:-}" in
