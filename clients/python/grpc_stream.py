@@ -1,5 +1,6 @@
 """Goes on with a text over gRPC, with stubs made of our .proto.
 
+    mkdir -p stubs
     python -m grpc_tools.protoc -I../../proto --python_out=stubs --grpc_python_out=stubs optserve/v1/completion.proto
     PYTHONPATH=stubs python grpc_stream.py 127.0.0.1:8001 "Call me Ishmael."
 """

@@ -163,6 +163,7 @@ int Complete(const ServerAccess& access, const CompleteOptions& options) {
     fmt::print(stderr, "{}\n", ColorLegend(TerminalOf(stderr, options.color)));
   }
   const bool is_streamed = !options.json && request.n() <= 1 && request.best_of() <= 1;
+  if (options.json && request.has_logprobs()) request.set_return_token_ids(true);  // the tokens' ids
   if (is_streamed && options.stats) request.mutable_stream_options()->set_include_usage(true);
   for (size_t i = 0; i < prompts->size(); ++i) {
     const Prompt& prompt = (*prompts)[i];

@@ -17,7 +17,9 @@
 
 // A client of optserve: one interface over HTTP and gRPC. What is asked and answered are the messages of
 // optserve/v1/completion.proto, whichever protocol carries them, so a field means the same and has the same bounds on
-// both. Errors are absl::Status; error_info.h has what they say besides.
+// both. Errors are absl::Status; error_info.h has what they say besides. One thing only gRPC says always: which id a
+// token of a log probability is. Over HTTP TokenLogprob.token_id is -1, unless return_token_ids (for the chosen tokens)
+// or return_tokens_as_token_ids (for all, in place of their texts) asks for it.
 //
 //   auto client = Client::Create({.address = "http://127.0.0.1:8000"});
 //   optserve::v1::CompletionRequest request;
