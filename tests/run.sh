@@ -10,7 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-readonly stages=(install release unit layering format tidy no-server e2e web faults clients deploy asan tsan fuzz)
+readonly stages=(install release unit layering format tidy no-server cuda12 cuda e2e web faults clients deploy asan tsan fuzz)
 readonly quick_stages=(install release unit layering format e2e)
 readonly venv=$PWD/build/test-venv
 readonly reports=$PWD/build/tests
@@ -35,6 +35,20 @@ stage_tidy() { tests/lint/run.sh tidy build/release; }
 
 # What a bare GPU machine builds: engine, kernels and tools, without gRPC and Boost.
 stage_no-server() { build release -B build/no-server -DOPTSERVE_SERVER=OFF && run_ctest_in build/no-server "$1"; }
+
+# The release for V100, A100 and H100, all of it, with CUDA 12.4; and today's toolkit, as a bare GPU machine builds.
+# Tests that need a GPU skip.
+stage_cuda12() {
+  local -x OPTSERVE_CUDA12=${OPTSERVE_CUDA12:-$PWD/build/cuda-12.4} OPTSERVE_CUDA_BUILD=$PWD/build/cuda12
+  bash deploy/install-cuda12.sh "$OPTSERVE_CUDA12" && configure_and_build optserve_cuda cuda12 || return
+  run_ctest cuda12 "$1" -L gpu && run_pytest "$1" tests/gpu
+}
+
+stage_cuda() {
+  local -x CUDACXX=$PWD/build/cuda-13.0/bin/nvcc
+  bash deploy/install-cuda13.sh build/cuda-13.0 && configure_and_build optserve_cuda cuda -DOPTSERVE_SERVER=OFF || return
+  run_ctest cuda "$1" -L gpu
+}
 
 stage_e2e() { OPTSERVE_BINARY=$PWD/build/release/optserve run_pytest "$1" tests/e2e; }
 
@@ -145,7 +159,7 @@ case "${1:-}" in
     [[ " ${stages[*]} " == *" ${2:-} "* ]] || { echo "run.sh: --only takes one of: ${stages[*]}" >&2; exit 2; }
     case $2 in
       install | release) selected=("$2") ;;
-      format | layering | no-server | asan | tsan | fuzz) selected=(install "$2") ;;
+      format | layering | no-server | cuda12 | cuda | asan | tsan | fuzz) selected=(install "$2") ;;
       *) selected=(install release "$2") ;;
     esac ;;
   *) echo "usage: tests/run.sh [--quick | --only NAME]" >&2; exit 2 ;;

@@ -72,7 +72,7 @@ GPU_DEVICE void LoadElements(const F16* p, float (&out)[kElements]) {
 
 // Block: kWarps / splits groups of warps; a group owns kColumns columns, its warps take turns along K.
 template <int kRows, int kElements>
-__global__ void __launch_bounds__(kThreads) SkinnyKernel(SkinnyJob job) {
+__global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(SkinnyJob job) {
   GPU_SHARED(float, sums, [kWarps][kRows * kColumns]);
   const int part_index = static_cast<int>(blockIdx.x) >= job.first_block[2]   ? 2
                          : static_cast<int>(blockIdx.x) >= job.first_block[1] ? 1
@@ -84,29 +84,31 @@ __global__ void __launch_bounds__(kThreads) SkinnyKernel(SkinnyJob job) {
       (int64_t{static_cast<int>(blockIdx.x) - job.first_block[part_index]} * groups + group) * kColumns;
   const int64_t first_row = int64_t{blockIdx.y} * kRows;
 
-  // Beyond the last column or row the last one is computed again and dropped: no lane leaves.
+  // So are columns.
   const F16* weights[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
     const int64_t column = first_column + c < part.columns ? first_column + c : part.columns - 1;
     weights[c] = part.weight + column * part.weight_stride;
   }
+  // Rows beyond the last are the last one: no lane leaves, and what they give is dropped.
+  const F16* x = job.x + first_row * job.x_stride;
+  const int last_row = static_cast<int>(job.rows - first_row) - 1;
   float acc[kRows][kColumns] = {};
   const int64_t step = int64_t{job.splits} * 32 * kElements;
-#pragma unroll 2
+#pragma unroll(kRows < 16 ? 2 : 1)
   for (int64_t k = int64_t{turn * 32 + lane} * kElements; k < job.depth; k += step) {
     float w[kColumns][kElements];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) LoadElements(weights[c] + k, w[c]);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int64_t row = first_row + r < job.rows ? first_row + r : job.rows - 1;
-      float x[kElements];
-      LoadElements(job.x + row * job.x_stride + k, x);
+      float values[kElements];
+      LoadElements(x + (r < last_row ? r : last_row) * job.x_stride + k, values);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
-        for (int e = 0; e < kElements; ++e) acc[r][c] = fmaf(w[c][e], x[e], acc[r][c]);
+        for (int e = 0; e < kElements; ++e) acc[r][c] = fmaf(w[c][e], values[e], acc[r][c]);
       }
     }
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/common/cuda_context.h"
@@ -49,12 +50,14 @@ class Mirror {
 // [T, H * D] as [T, H, D].
 TensorView AsHeads(const TensorView& matrix, int64_t heads);
 
+// Skips where there is no GPU, unless OPTSERVE_NEED_GPU is set.
 class CudaTest : public testing::Test {
  protected:
   static constexpr size_t kWorkspaceBytes = 256 << 10;
 
   CudaTest();
   ~CudaTest() override;
+  void SetUp() override;
 
   Mirror Make(DType dtype, int64_t rows, int64_t columns, int64_t padding = 0) {
     return Mirror(*device_, dtype, rows, columns, padding);
@@ -67,6 +70,9 @@ class CudaTest : public testing::Test {
 
   std::unique_ptr<CudaDevice> device_;
   CudaContext ctx_;
+
+ private:
+  std::string why_not_;  // there is no device
 };
 
 }  // namespace optserve
