@@ -3,12 +3,15 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/attention/paged_attention.h"
 #include "kernels/cache/kv_cache_ops.h"
+#include "kernels/collective/peer_link.h"
 #include "kernels/common/context.h"
 #include "kernels/common/tensor.h"
 #include "kernels/embedding/embedding.h"
@@ -17,6 +20,8 @@
 #include "kernels/sampling/sampling.h"
 
 namespace optserve {
+
+class CudaDevice;  // kernels/common/cuda_device.h
 
 // Memory of a backend; freed with this object.
 class Buffer {
@@ -64,6 +69,17 @@ class Backend {
   virtual void CopyIn(const TensorView& dst, const void* host) = 0;  // dst is contiguous
   virtual void CopyOut(void* host, const TensorView& src) = 0;  // src is contiguous; host is valid after Synchronize
   virtual absl::Status Synchronize() = 0;                       // the one place where device faults appear
+
+  // Joins the backends of a group's ranks, this one among them, into one that adds up over the GPUs' memory; one end for
+  // each, which must end before the backends. FailedPrecondition: they cannot write into each other's memory.
+  virtual absl::StatusOr<std::vector<std::unique_ptr<PeerLink>>> LinkPeers(std::span<Backend* const> ranks,
+                                                                           const PeerOptions& options) {
+    static_cast<void>(ranks), static_cast<void>(options);
+    return absl::FailedPreconditionError("the ranks are not on GPUs");
+  }
+
+  // The GPU that ops are queued on, for communicators; null on the CPU.
+  virtual CudaDevice* cuda_device() { return nullptr; }
 
   virtual void Embedding(const EmbeddingParams& p) = 0;
   virtual void PositionEmbedding(const PositionEmbeddingParams& p) = 0;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/collective/peer_link_cuda.h"
 #include "kernels/common/check.h"
 #include "kernels/common/cuda_context.h"
 #include "kernels/common/half.h"
@@ -141,6 +142,16 @@ class CudaBackend final : public Backend {
     if (error.empty()) return absl::OkStatus();
     return absl::InternalError(ctx_.info.name + ": " + error);
   }
+
+  absl::StatusOr<std::vector<std::unique_ptr<PeerLink>>> LinkPeers(std::span<Backend* const> ranks,
+                                                                   const PeerOptions& options) override {
+    std::vector<const CudaContext*> contexts;
+    for (Backend* rank : ranks) contexts.push_back(&static_cast<CudaBackend*>(rank)->ctx_);
+    LinkedPeers linked = LinkCudaPeers(contexts, options);
+    if (linked.links.empty()) return absl::FailedPreconditionError(linked.error);
+    return std::move(linked.links);
+  }
+  CudaDevice* cuda_device() override { return device_.get(); }
 
   void Embedding(const EmbeddingParams& p) override { cuda::Embedding(Active(), p); }
   void PositionEmbedding(const PositionEmbeddingParams& p) override { cuda::PositionEmbedding(Active(), p); }

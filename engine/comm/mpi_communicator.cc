@@ -21,6 +21,7 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
+  bool sums_as_tree() const override { return true; }
   absl::Status Check() override { return group_.status(); }
   void Abort(const absl::Status& why) override { group_.Abort(why); }
   uint64_t num_arrivals() const override { return num_arrivals_.load(std::memory_order_relaxed); }

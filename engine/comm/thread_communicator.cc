@@ -2,11 +2,11 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-#include <mutex>
 #include <thread>
+#include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "engine/comm/communicator.h"
+#include "engine/comm/group_failure.h"
 #include "engine/comm/tree_sum.h"
 #include "kernels/common/check.h"
 
@@ -73,8 +73,7 @@ struct Group {
   Barrier barrier;
   std::vector<TensorView> tensors;
   std::vector<ArrivalCount> arrivals;  // by rank
-  std::mutex mu;
-  absl::Status failure ABSL_GUARDED_BY(mu);
+  GroupFailure failure;
 };
 
 class ThreadCommunicator final : public Communicator {
@@ -85,19 +84,13 @@ class ThreadCommunicator final : public Communicator {
   int size() const override { return group_->size; }
   uint64_t num_arrivals() const override { return group_->arrivals[rank_].value.load(std::memory_order_relaxed); }
 
-  absl::Status Check() override {
-    if (!group_->barrier.is_aborted()) return absl::OkStatus();
-    const std::lock_guard lock(group_->mu);
-    return group_->failure;
-  }
+  bool sums_as_tree() const override { return true; }
 
+  absl::Status Check() override {
+    return group_->barrier.is_aborted() ? group_->failure.Get() : absl::OkStatus();
+  }
   void Abort(const absl::Status& why) override {
-    {
-      const std::lock_guard lock(group_->mu);
-      if (!group_->failure.ok()) return;
-      group_->failure = why;
-    }
-    group_->barrier.Abort();
+    if (group_->failure.Set(why)) group_->barrier.Abort();
   }
 
   // Every rank sums one part of the tensor and writes the sum to all ranks.

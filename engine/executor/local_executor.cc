@@ -30,6 +30,11 @@ constexpr int kMinReaders = 2;
 class LocalExecutor final : public Executor {
  public:
   explicit LocalExecutor(EngineConfig config) : config_(std::move(config)) {}
+  ~LocalExecutor() override {
+    for (RankWorker& rank : ranks_) rank.LeaveGroup();
+  }
+  LocalExecutor(const LocalExecutor&) = delete;
+  LocalExecutor& operator=(const LocalExecutor&) = delete;
 
   absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
     OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModelFor(config_));
@@ -83,10 +88,6 @@ class LocalExecutor final : public Executor {
     const int64_t free_bytes = backend.FreeBytes();
     const int64_t all = tensors.num_parameters() * static_cast<int64_t>(SizeOf(DType::kF16));
     const int64_t needed = all / config_.tensor_parallel_size;
-    if (!backend.info().host_memory && config_.tensor_parallel_size > 1) {
-      return FailedPrecondition("tensor_parallel_size is {}, but this build cannot add up over several GPUs; use 1",
-                                config_.tensor_parallel_size);
-    }
     if (needed <= free_bytes) return absl::OkStatus();
     int64_t size = config_.tensor_parallel_size;
     while (size < 1024 && all / size > free_bytes * 9 / 10) size *= 2;
@@ -128,7 +129,8 @@ class LocalExecutor final : public Executor {
     const int num_threads =
         config_.num_threads > 0 ? config_.num_threads : static_cast<int>(std::thread::hardware_concurrency());
     const bool cuda = config_.device == DeviceChoice::kCuda;
-    std::vector<std::unique_ptr<Communicator>> comms = MakeThreadCommunicators(num_ranks);
+    std::vector<std::unique_ptr<Backend>> backends;
+    std::vector<Backend*> group;
     for (int rank = 0; rank < num_ranks; ++rank) {
       // The first ranks get what does not divide.
       const int threads = num_threads / num_ranks + (rank < num_threads % num_ranks ? 1 : 0);
@@ -137,7 +139,19 @@ class LocalExecutor final : public Executor {
                                              .index = rank,
                                              .num_threads = std::max(1, threads)}));
       if (cuda) OPTSERVE_RETURN_IF_ERROR(CheckFits(*backend, tensors));
-      ranks_.emplace_back(model_config_, std::move(backend), std::move(comms[rank]), config_.deterministic_tp);
+      group.push_back(backend.get());
+      backends.push_back(std::move(backend));
+    }
+    OPTSERVE_ASSIGN_OR_RETURN(
+        RankGroup joined, JoinRanks(group, std::max(model_config_.hidden_size, model_config_.embed_size)));
+    if (num_ranks > 1 && cuda) Log(LogFormat::kText).Info("ranks_joined", {{"by", joined.how}});
+    if (config_.deterministic_tp && !joined.ranks[0]->sums_as_tree()) {
+      return FailedPrecondition("--deterministic-tp is set, but ranks add up by {}, in an order of its own; leave it out",
+                                joined.how);
+    }
+    for (int rank = 0; rank < num_ranks; ++rank) {
+      ranks_.emplace_back(model_config_, std::move(backends[rank]), std::move(joined.ranks[rank]),
+                          config_.deterministic_tp);
     }
     if (num_ranks > 1) {
       results_.resize(num_ranks);

@@ -39,6 +39,9 @@ class RankWorker {
   // Runs the plan; `drawn` has what the step before it drew. The result is empty on all ranks but 0.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const DrawnTokens& drawn = {});
 
+  // All ranks do before any of them ends: their communicators use each other's backends.
+  void LeaveGroup() { comm_.reset(); }
+
   Backend& backend() { return *backend_; }
   Communicator& comm() const { return *comm_; }
 

@@ -182,14 +182,11 @@ void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input,
                            const NormWeights* norm, const TensorView& out) {
   const auto finish = [&](const TensorView& partial) {
     const AddBiasResidualParams add{.x = x, .partial = partial, .bias = linear.bias};
-    if (norm == nullptr) return backend_->AddBiasResidual(add);
-    backend_->AddBiasResidualNorm(add, {.out = out, .x = x, .weight = norm->weight, .bias = norm->bias});
+    if (norm == nullptr) return comm_->AllReduceAddNorm(add, nullptr, *backend_);
+    const LayerNormParams then{.out = out, .x = x, .weight = norm->weight, .bias = norm->bias};
+    comm_->AllReduceAddNorm(add, &then, *backend_);
   };
-  if (num_slices_ > 0) {
-    const TensorView partial = SumSlices(linear.weight, input, 0, num_slices_, 0);
-    comm_->AllReduceSum(partial);
-    return finish(partial);
-  }
+  if (num_slices_ > 0) return finish(SumSlices(linear.weight, input, 0, num_slices_, 0));
   if (comm_->size() == 1) {
     backend_->Linear({.x = input, .parts = {{{linear.weight, linear.bias, x}}}, .accumulate = true});
     if (norm != nullptr) Norm(*norm, x, out);
@@ -197,7 +194,6 @@ void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input,
   }
   const TensorView partial = activations_.partial.Rows(0, input.dims[0]);
   backend_->Linear({.x = input, .parts = {{{.weight = linear.weight, .out = partial}}}});
-  comm_->AllReduceSum(partial);
   finish(partial);
 }
 

@@ -3,19 +3,17 @@
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
+#include <cstring>
 #include <string>
 #include <utility>
+
+#include "kernels/common/cuda_machine.h"
 
 namespace optserve {
 namespace {
 
-constexpr int kOldestSm = 70;
 // Room of cuBLAS's own: set by us, because what it takes by itself it takes during a step.
 constexpr size_t kBlasWorkspaceBytes = size_t{32} << 20;
-
-std::string VersionText(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
 
 class RuntimeDevice final : public CudaDevice {
  public:
@@ -42,6 +40,7 @@ class RuntimeDevice final : public CudaDevice {
   }
 
   const DeviceInfo& info() const override { return info_; }
+  int index() const override { return index_; }
   void Activate() override { Note("cudaSetDevice", cudaSetDevice(index_)); }
   void* stream() const override { return stream_; }
 
@@ -61,6 +60,25 @@ class RuntimeDevice final : public CudaDevice {
     size_t free = 0, total = 0;
     Note("cudaMemGetInfo", cudaMemGetInfo(&free, &total));
     return static_cast<int64_t>(free);
+  }
+
+  void* AllocateHost(size_t bytes) override {
+    void* memory = nullptr;
+    Note("cudaHostAlloc", cudaHostAlloc(&memory, bytes, cudaHostAllocPortable | cudaHostAllocMapped));
+    if (memory != nullptr) std::memset(memory, 0, bytes);
+    return memory;
+  }
+  void FreeHost(void* memory) override { Note("cudaFreeHost", cudaFreeHost(memory)); }
+
+  std::string EnablePeer(const CudaDevice& other) override {
+    if (other.index() == index_) return "";
+    int can = 0;
+    if (!Note("cudaDeviceCanAccessPeer", cudaDeviceCanAccessPeer(&can, index_, other.index()))) return error_;
+    if (can == 0) return info_.name + " cannot write into the memory of " + other.info().name;
+    const cudaError_t status = cudaDeviceEnablePeerAccess(other.index(), 0);
+    cudaGetLastError();  // handled here
+    if (status == cudaSuccess || status == cudaErrorPeerAccessAlreadyEnabled) return "";
+    return info_.name + " cannot write into the memory of " + other.info().name + ": " + cudaGetErrorString(status);
   }
 
   // From memory that is not pinned both return when the host's side is done.
@@ -92,7 +110,8 @@ class RuntimeDevice final : public CudaDevice {
   // The first error stays: those after it are its consequences.
   bool Note(const char* what, cudaError_t status) {
     if (status != cudaSuccess && error_.empty()) {
-      error_ = std::string(what) + " failed: " + cudaGetErrorName(status) + ", " + cudaGetErrorString(status);
+      error_ = std::string(what) + " failed: error " + std::to_string(static_cast<int>(status)) + ", " +
+               cudaGetErrorName(status) + ", " + cudaGetErrorString(status);
     }
     return status == cudaSuccess;
   }
@@ -110,35 +129,30 @@ class RuntimeDevice final : public CudaDevice {
   std::string error_;
 };
 
-// Why there is no device `index`, in the words of who can change it; empty if there is.
-std::string WhyNot(int index) {
-  int driver = 0, count = 0;
-  cudaDriverGetVersion(&driver);
-  const cudaError_t status = cudaGetDeviceCount(&count);
+CudaMachine AskMachine() {
+  CudaMachine machine{.runtime = CUDART_VERSION};
+  cudaDriverGetVersion(&machine.driver);
+  const cudaError_t status = cudaGetDeviceCount(&machine.count);
   cudaGetLastError();
-  if (driver == 0) return "no NVIDIA driver is loaded; install one, or use --device cpu";
   if (status == cudaErrorInsufficientDriver) {
-    return "the NVIDIA driver knows CUDA " + VersionText(driver) + " and this build needs " +
-           VersionText(CUDART_VERSION) + "; update the driver, or use the CUDA 12 build";
+    machine.state = CudaMachine::State::kDriverTooOld;
+  } else if (status == cudaErrorSystemNotReady) {
+    machine.state = CudaMachine::State::kFabricManagerMissing;
+  } else if (status == cudaErrorNoDevice || (status == cudaSuccess && machine.count == 0)) {
+    machine.state = CudaMachine::State::kNoDevice;
+  } else if (status != cudaSuccess) {
+    machine.state = CudaMachine::State::kOther;
+    machine.words = cudaGetErrorString(status);
   }
-  if (status == cudaErrorSystemNotReady) {
-    return "the GPUs are not ready (error 802): start NVIDIA's Fabric Manager, which NVSwitch machines need";
-  }
-  if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
-    return "this machine has no NVIDIA GPU that this process may use; use --device cpu, or see CUDA_VISIBLE_DEVICES";
-  }
-  if (status != cudaSuccess) return std::string("the GPUs cannot be counted: ") + cudaGetErrorString(status);
-  if (index >= count) {
-    return "rank " + std::to_string(index) + " needs a GPU of its own and there are " + std::to_string(count) +
-           "; lower tensor_parallel_size to at most " + std::to_string(count);
-  }
-  return "";
+  cudaDeviceProp properties{};
+  if (machine.count > 0 && cudaGetDeviceProperties(&properties, 0) == cudaSuccess) machine.first_name = properties.name;
+  return machine;
 }
 
 }  // namespace
 
 OpenedCudaDevice OpenCudaDevice(int index) {
-  if (std::string why = WhyNot(index); !why.empty()) return {nullptr, std::move(why)};
+  if (std::string why = WhyNoDevice(AskMachine(), index); !why.empty()) return {nullptr, std::move(why)};
   cudaDeviceProp properties{};
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, index); status != cudaSuccess) {
     return {nullptr, "GPU " + std::to_string(index) + " cannot be asked: " + cudaGetErrorString(status)};
@@ -150,10 +164,7 @@ OpenedCudaDevice OpenCudaDevice(int index) {
   info.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   info.activation_dtype = DType::kF16;
   info.host_memory = false;
-  if (info.sm_version < kOldestSm) {
-    return {nullptr, info.name + " has compute capability " + std::to_string(properties.major) + "." +
-                         std::to_string(properties.minor) + "; 7.0 or newer is needed"};
-  }
+  if (std::string why = WhyNotUsable(info.name, info.sm_version); !why.empty()) return {nullptr, std::move(why)};
   auto device = std::make_unique<RuntimeDevice>(index, info);
   if (std::string error = device->Open(); !error.empty()) return {nullptr, info.name + ": " + error};
   return {std::move(device), ""};

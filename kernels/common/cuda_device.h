@@ -32,12 +32,20 @@ class CudaDevice {
   virtual ~CudaDevice() = default;
 
   virtual const DeviceInfo& info() const = 0;
+  virtual int index() const = 0;  // in the machine
   virtual void Activate() = 0;  // what the calling thread does next concerns this device
   virtual void* stream() const = 0;
 
   virtual void* Allocate(size_t bytes) = 0;  // zeroed, aligned to 256 bytes; nullptr: not so much left
   virtual void Free(void* memory) = 0;
   virtual int64_t FreeBytes() = 0;
+
+  // Memory of the host that kernels of all devices read and write too; zeroed. nullptr: not so much left.
+  virtual void* AllocateHost(size_t bytes) = 0;
+  virtual void FreeHost(void* memory) = 0;
+
+  // Lets kernels on this device write into `other`'s memory, all of it, from then on. Empty, or why not.
+  virtual std::string EnablePeer(const CudaDevice& other) = 0;
 
   virtual void CopyIn(void* dst, const void* host, size_t bytes) = 0;  // host may change when it returns
   virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;

@@ -176,6 +176,19 @@ GPU_DEVICE void CopyAsyncWait() {
 #endif
 }
 
+// Words through which GPUs and the host speak. Whoever reads the stored value sees what the storing thread wrote before,
+// and what others of its block wrote before a barrier.
+GPU_DEVICE void StoreRelease(uint32_t* at, uint32_t value) {
+  GPU_ASM("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
+}
+GPU_DEVICE uint32_t LoadAcquire(const uint32_t* at) {
+  uint32_t value = 0;
+  GPU_ASM("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(at) : "memory");
+  return value;
+}
+// Between two looks at such a word.
+GPU_DEVICE void PollAgain() {}
+
 #else
 
 inline float ToFloat(F16 x) { return ToF32(x); }
@@ -217,6 +230,17 @@ template <int kGroupsLeft>
 void CopyAsyncWait() {
   emulator::AsyncCopyWait(kGroupsLeft);
 }
+inline void StoreRelease(uint32_t* at, uint32_t value) {
+  emulator::CheckAccess(at, sizeof(uint32_t), true, true);
+  __atomic_store_n(at, value, __ATOMIC_RELEASE);
+  emulator::WordWritten();
+}
+inline uint32_t LoadAcquire(const uint32_t* at) {
+  emulator::CheckAccess(at, sizeof(uint32_t), false, true);
+  emulator::LookAtWord();
+  return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
+inline void PollAgain() { emulator::PollAgain(); }
 
 #endif
 
@@ -249,6 +273,29 @@ GPU_DEVICE void Load8(const float* p, float (&out)[8]) {
   out[2] = __uint_as_float(a.z), out[3] = __uint_as_float(a.w);
   out[4] = __uint_as_float(b.x), out[5] = __uint_as_float(b.y);
   out[6] = __uint_as_float(b.z), out[7] = __uint_as_float(b.w);
+}
+
+// kCount neighbours: one of f32, or four from a 16-byte aligned address.
+template <int kCount>
+GPU_DEVICE void LoadFloats(const float* p, float (&out)[kCount]) {
+  static_assert(kCount == 1 || kCount == 4);
+  if constexpr (kCount == 4) {
+    const uint4 v = *reinterpret_cast<const uint4*>(p);
+    out[0] = __uint_as_float(v.x), out[1] = __uint_as_float(v.y);
+    out[2] = __uint_as_float(v.z), out[3] = __uint_as_float(v.w);
+  } else {
+    out[0] = *p;
+  }
+}
+template <int kCount>
+GPU_DEVICE void StoreFloats(float* p, const float (&values)[kCount]) {
+  static_assert(kCount == 1 || kCount == 4);
+  if constexpr (kCount == 4) {
+    *reinterpret_cast<uint4*>(p) = make_uint4(__float_as_uint(values[0]), __float_as_uint(values[1]),
+                                              __float_as_uint(values[2]), __float_as_uint(values[3]));
+  } else {
+    *p = values[0];
+  }
 }
 
 // ---------------------------------------------------------------- sums and maxima, in a fixed order

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kernels/common/cuda_device.h"
+#include "kernels/common/cuda_machine.h"
 #include "kernels/common/gpu.h"
 #include "tests/cuda_emulator/emulator.h"
 
@@ -12,7 +13,11 @@
 namespace optserve {
 namespace {
 
-// What the machine is to have: OPTSERVE_EMULATOR_DEVICES, _SM and _MEMORY (bytes of each device).
+constexpr int kRuntime = 12040;
+
+// What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _DRIVER (the CUDA
+// version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS (0: no device can write into another's memory)
+// and _FAULT=n (device 1's n-th synchronisation finds an error).
 int64_t Setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoll(text, nullptr, 0) : otherwise;
@@ -20,9 +25,10 @@ int64_t Setting(const char* name, int64_t otherwise) {
 
 class EmulatedDevice final : public CudaDevice {
  public:
-  explicit EmulatedDevice(DeviceInfo info) : info_(std::move(info)), free_(info_.memory_bytes) {}
+  EmulatedDevice(int index, DeviceInfo info) : index_(index), info_(std::move(info)), free_(info_.memory_bytes) {}
 
   const DeviceInfo& info() const override { return info_; }
+  int index() const override { return index_; }
   void Activate() override {}
   void* stream() const override { return nullptr; }
 
@@ -44,6 +50,18 @@ class EmulatedDevice final : public CudaDevice {
     emulator::Free(start);
   }
   int64_t FreeBytes() override { return free_; }
+
+  void* AllocateHost(size_t bytes) override {
+    void* memory = emulator::Allocate(bytes, "memory of the host that kernels see");
+    if (memory != nullptr) std::memset(memory, 0, bytes);
+    return memory;
+  }
+  void FreeHost(void* memory) override { emulator::Free(memory); }
+
+  std::string EnablePeer(const CudaDevice& other) override {
+    if (other.index() == index_ || Setting("OPTSERVE_EMULATOR_PEERS", 1) != 0) return "";
+    return info_.name + " cannot write into the memory of " + other.info().name;
+  }
 
   void CopyIn(void* dst, const void* host, size_t bytes) override { std::memcpy(dst, host, bytes); }
   void CopyOut(void* host, const void* src, size_t bytes) override { std::memcpy(host, src, bytes); }
@@ -68,30 +86,42 @@ class EmulatedDevice final : public CudaDevice {
     }
   }
 
-  std::string Synchronize() override { return ""; }
+  std::string Synchronize() override {
+    ++num_synchronized_;
+    if (index_ == 1 && num_synchronized_ == Setting("OPTSERVE_EMULATOR_FAULT", 0)) has_failed_ = true;
+    return has_failed_ ? "step failed: error 700, cudaErrorIllegalAddress, an illegal memory access" : "";
+  }
 
  private:
   static constexpr size_t kHeader = 256;
 
+  const int index_;
   const DeviceInfo info_;
   int64_t free_;
+  int64_t num_synchronized_ = 0;
+  bool has_failed_ = false;
 };
 
 }  // namespace
 
 OpenedCudaDevice OpenCudaDevice(int index) {
-  const int64_t count = Setting("OPTSERVE_EMULATOR_DEVICES", 16);
-  if (index >= count) {
-    return {nullptr, "rank " + std::to_string(index) + " needs a GPU of its own and there are " +
-                         std::to_string(count) + "; lower tensor_parallel_size to at most " + std::to_string(count)};
-  }
+  CudaMachine machine{.driver = static_cast<int>(Setting("OPTSERVE_EMULATOR_DRIVER", kRuntime)),
+                      .runtime = kRuntime,
+                      .count = static_cast<int>(Setting("OPTSERVE_EMULATOR_DEVICES", 16)),
+                      .first_name = "emulated GPU"};
+  if (Setting("OPTSERVE_EMULATOR_MIG", 0) != 0) machine.first_name += " MIG 1g.5gb", machine.count = 1;
+  if (machine.driver < machine.runtime) machine.state = CudaMachine::State::kDriverTooOld;
+  if (machine.count == 0) machine.state = CudaMachine::State::kNoDevice;
+  if (std::string why = WhyNoDevice(machine, index); !why.empty()) return {nullptr, std::move(why)};
   DeviceInfo info;
   info.name = "emulated GPU " + std::to_string(index);
   info.sm_version = static_cast<int>(Setting("OPTSERVE_EMULATOR_SM", 70));
+  if (std::string why = WhyNotUsable(info.name, info.sm_version); !why.empty()) return {nullptr, std::move(why)};
   info.sm_count = 4;
   info.memory_bytes = Setting("OPTSERVE_EMULATOR_MEMORY", int64_t{1} << 30);
   info.activation_dtype = DType::kF16;
-  return {std::make_unique<EmulatedDevice>(std::move(info)), ""};
+  info.host_memory = false;
+  return {std::make_unique<EmulatedDevice>(index, std::move(info)), ""};
 }
 
 }  // namespace optserve

@@ -15,7 +15,7 @@
 // until it reaches a barrier, a warp operation or an atomic. Wrong synchronisation is an error that names the place:
 // README.md lists what is found. Errors are thrown as Error from the launch.
 //
-// One launch at a time runs in a process; other threads that launch wait.
+// Launches of several threads of the host run at the same time, as on several GPUs; in check builds one after another.
 
 namespace optserve::emulator {
 
@@ -54,7 +54,7 @@ struct Thread {
   int lane = 0;
   int warp = 0;
 };
-extern Thread* current;
+extern constinit thread_local Thread* current;
 
 void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), void* closure, size_t closure_bytes);
 
@@ -76,10 +76,15 @@ void AsyncCopyWait(int groups_left);
 void AtomicBegin(const void* at, size_t bytes);
 void AtomicEnd(const void* at);
 void ThreadFence();
+// Words through which launches on several threads of the host, and the host, wait for each other: before a look at one,
+// between two looks, and after writing one.
+void LookAtWord();
+void PollAgain();
+void WordWritten();
 [[noreturn]] void Fail(const std::string& message);
 
 // Device memory, poisoned with 0xff: NaN in floats and halves, -1 in integers.
-void* Allocate(size_t bytes, const char* name);
+void* Allocate(size_t bytes, const char* name, bool shared = false);  // shared: of a block
 void Free(void* memory);
 // Any access by a kernel is an error (under AddressSanitizer and in check builds): KV slots that nobody owns.
 void Forbid(const void* memory, size_t bytes, bool forbidden);

@@ -44,15 +44,16 @@ std::map<char*, Region>& Regions() {
 }
 Region* last_hit = nullptr;
 
-std::vector<void*> block_memory;
-std::map<const void*, void*> static_arrays;
-size_t shared_used = 0;
-void* dynamic_shared = nullptr;
+// Of the block that this thread of the host runs.
+thread_local std::vector<void*> block_memory;
+thread_local std::map<const void*, void*> static_arrays;
+thread_local size_t shared_used = 0;
+thread_local void* dynamic_shared = nullptr;
 
 // Order between blocks: what was written before a __threadfence and an atomic is seen by who reads that atomic.
-std::map<const void*, uint32_t> released;
-uint32_t acquired = 0;
-bool fenced = false;
+thread_local std::map<const void*, uint32_t> released;
+thread_local uint32_t acquired = 0;
+thread_local bool fenced = false;
 
 // "file:line" of the access being checked.
 std::string SourceLine() {
@@ -162,8 +163,7 @@ void* AllocateShared(size_t bytes, const char* name) {
     Fail("a block wants " + std::to_string(shared_used) + " bytes of shared memory, the limit is " +
          std::to_string(config().max_shared));
   }
-  void* memory = Allocate(bytes, name);
-  Regions()[static_cast<char*>(memory)].shared = true;
+  void* memory = Allocate(bytes, name, true);
   block_memory.push_back(memory);
   return memory;
 }
@@ -172,7 +172,7 @@ void* AllocateShared(size_t bytes, const char* name) {
 
 bool IsCheckBuild() { return checking; }
 
-void* Allocate(size_t bytes, const char* name) {
+void* Allocate(size_t bytes, const char* name, bool shared) {
   const std::lock_guard lock(mutex());
   const RuntimeScope scope;
   void* memory = nullptr;
@@ -180,7 +180,7 @@ void* Allocate(size_t bytes, const char* name) {
   const size_t slack = OPTSERVE_EMULATOR_ASAN ? 0 : 256;
   if (posix_memalign(&memory, 256, bytes + slack) != 0) return nullptr;
   std::memset(memory, 0xff, bytes);
-  Regions()[static_cast<char*>(memory)] = Region{static_cast<char*>(memory), bytes, name, false, {}, {}};
+  Regions()[static_cast<char*>(memory)] = Region{static_cast<char*>(memory), bytes, name, shared, {}, {}};
   last_hit = nullptr;
   return memory;
 }
@@ -255,6 +255,7 @@ void CheckAccess(const void* at, size_t bytes, bool write, bool atomic, bool ali
   Region* region = FindRegion(p);
   if (region == nullptr) {
     if (!write && p >= &__executable_start && p < &_end) return;  // constants
+    if (!write && p == reinterpret_cast<char*>(&current)) return;
     size_t parameter_bytes = 0;
     const auto* parameters = static_cast<const char*>(KernelParameters(&parameter_bytes));
     if (!write && p >= parameters && p < parameters + parameter_bytes) return;

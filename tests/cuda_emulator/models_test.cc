@@ -127,8 +127,52 @@ TEST(CudaRefusals, FewerDevicesThanRanks) {
 
 TEST(CudaRefusals, NoDevice) {
   const Setting devices("OPTSERVE_EMULATOR_DEVICES", "0");
-  EXPECT_THAT(RefusalOf(1), testing::HasSubstr("needs a GPU of its own and there are 0"));
+  EXPECT_THAT(RefusalOf(1), testing::HasSubstr("this machine has no NVIDIA GPU"));
   EXPECT_EQ(RefusalOf(1, DeviceChoice::kAuto), "");  // the CPU
+}
+
+TEST(CudaRefusals, NoDriverOrOneThatIsTooOld) {
+  {
+    const Setting driver("OPTSERVE_EMULATOR_DRIVER", "0");
+    EXPECT_THAT(RefusalOf(1), testing::HasSubstr("no NVIDIA driver is loaded; install one, or use --device cpu"));
+  }
+  const Setting driver("OPTSERVE_EMULATOR_DRIVER", "11080");
+  EXPECT_THAT(RefusalOf(1), testing::HasSubstr("the NVIDIA driver knows CUDA 11.8 and this build needs 12.4"));
+}
+
+TEST(CudaRefusals, AnOldGpu) {
+  const Setting sm("OPTSERVE_EMULATOR_SM", "61");
+  EXPECT_THAT(RefusalOf(1), testing::HasSubstr("compute capability 6.1; 7.0 or newer is needed"));
+}
+
+TEST(CudaRefusals, SeveralRanksOnAPartOfAGpu) {
+  const Setting mig("OPTSERVE_EMULATOR_MIG", "1");
+  EXPECT_THAT(RefusalOf(2), testing::AllOf(testing::HasSubstr("MIG 1g.5gb is a part of a GPU"),
+                                           testing::HasSubstr("nvidia-smi -mig 0")));
+  EXPECT_EQ(RefusalOf(1), "");
+}
+
+TEST(CudaRefusals, NoPeerAccessAndNoNccl) {
+  const Setting peers("OPTSERVE_EMULATOR_PEERS", "0");
+  EXPECT_THAT(RefusalOf(2), testing::HasSubstr("emulated GPU 0 cannot write into the memory of emulated GPU 1, and this "
+                                               "build has no NCCL; use a tensor_parallel_size of 1"));
+  EXPECT_EQ(RefusalOf(1), "");
+}
+
+TEST(CudaRefusals, HeadsThatDoNotDivide) { EXPECT_THAT(RefusalOf(3), testing::HasSubstr("3")); }
+
+// An error of one device ends the step on all ranks, and says whose it was.
+TEST(CudaFaults, NameTheRankAndTheCode) {
+  const absl::StatusOr<Started> run = Start(kDemo, 2, DeviceChoice::kCuda);
+  ASSERT_TRUE(run.ok()) << run.status();
+  const Setting fault("OPTSERVE_EMULATOR_FAULT", "3");
+  std::string error;
+  try {
+    RunPrompts(*run->executor, run->start.kv, kDemoPrompts, {.max_new_tokens = 8});
+  } catch (const std::exception& e) {
+    error = e.what();
+  }
+  EXPECT_THAT(error, testing::HasSubstr("rank 1: emulated GPU 1: step failed: error 700, cudaErrorIllegalAddress"));
 }
 
 TEST(CudaRefusals, TooLittleMemoryForTheWorkspaceTheWeightsAndTheCache) {

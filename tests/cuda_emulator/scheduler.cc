@@ -2,6 +2,9 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -16,8 +19,8 @@
 
 namespace optserve::emulator {
 
-Thread* current = nullptr;
-bool in_runtime = true;
+constinit thread_local Thread* current = nullptr;
+constinit thread_local bool in_runtime = true;
 Epochs epochs;
 
 namespace {
@@ -64,18 +67,45 @@ struct Barrier {
   Place place;
 };
 
-std::vector<Fiber> fibers;
-std::vector<Warp> warps;
-Barrier block_barrier;
-std::vector<Fiber*> ready;
-size_t ready_begin;
-int threads_alive;
-char* stacks;
-void* main_stack_pointer;
-std::string error;
-void (*kernel_body)(void*);
-alignas(64) char parameters[4096];
-uint64_t random_state = 1;
+// The launch under way on this thread of the host.
+thread_local std::vector<Fiber> fibers;
+thread_local std::vector<Warp> warps;
+thread_local Barrier block_barrier;
+thread_local std::vector<Fiber*> ready;
+thread_local size_t ready_begin;
+thread_local int threads_alive;
+thread_local void* main_stack_pointer;
+thread_local std::string error;
+thread_local void (*kernel_body)(void*);
+alignas(64) thread_local char parameters[4096];
+thread_local uint64_t random_state = 1;
+
+// Memory for the stacks of a block's threads; pages are taken as they are used.
+class Stacks {
+ public:
+  Stacks() = default;
+  ~Stacks() {
+    if (begin_ != nullptr) munmap(begin_, kMaxThreads * kStackBytes);
+  }
+  Stacks(const Stacks&) = delete;
+  Stacks& operator=(const Stacks&) = delete;
+
+  char* begin() {
+    if (begin_ != nullptr) return begin_;
+    void* memory = mmap(nullptr, kMaxThreads * kStackBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw Error("no memory for stacks");
+    return begin_ = static_cast<char*>(memory);
+  }
+  bool Contains(const char* p) const {
+    return begin_ != nullptr && p >= begin_ && p < begin_ + kMaxThreads * kStackBytes;
+  }
+
+ private:
+  char* begin_ = nullptr;
+};
+thread_local Stacks stacks;
+
 std::set<std::string>& BarriersSeen() {
   static auto* seen = new std::set<std::string>;
   return *seen;
@@ -119,8 +149,8 @@ OptserveEmulatorSwitch:
 #endif
 
 #if OPTSERVE_EMULATOR_ASAN
-const void* main_stack_bottom;
-size_t main_stack_bytes;
+thread_local const void* main_stack_bottom;
+thread_local size_t main_stack_bytes;
 #endif
 
 // To the fiber, or with nullptr back to RunGrid.
@@ -177,7 +207,7 @@ void Wake(Fiber* fiber) {
 }
 
 void OpenBarrier(Barrier& barrier) {
-  ++epochs.barrier;
+  if (IsCheckBuild()) ++epochs.barrier;
   for (Fiber* fiber : barrier.waiting) {
     fiber->result = barrier.value;
     Wake(fiber);
@@ -260,7 +290,7 @@ void RunBlock(Dim3 grid, Dim3 block, uint32_t number) {
     fiber.index = static_cast<int>(t);
     fiber.lane = static_cast<int>(t % 32);
     fiber.warp = static_cast<int>(t / 32);
-    fiber.stack = stacks + t * kStackBytes;
+    fiber.stack = stacks.begin() + t * kStackBytes;
     fiber.groups.clear();
     fiber.open.clear();
     warps[t / 32].all |= 1u << (t % 32);
@@ -313,7 +343,7 @@ uint32_t WarpEpoch(int warp) { return warps[warp].epoch; }
 
 bool IsFiberMemory(const void* at) {
   const auto* p = static_cast<const char*>(at);
-  if (stacks != nullptr && p >= stacks && p < stacks + kMaxThreads * kStackBytes) return true;
+  if (stacks.Contains(p)) return true;
   const auto* first = reinterpret_cast<const char*>(fibers.data());
   return p >= first && p < first + fibers.size() * sizeof(Fiber);
 }
@@ -337,6 +367,54 @@ void Yield() {
   const RuntimeScope scope;
   Fiber* me = Self();
   ready.push_back(me);
+  Suspend(State::kReady, me->where);
+}
+
+namespace {
+
+// How often a word that other threads of the host may wait for has been written, of all launches.
+std::mutex words_mutex;
+std::condition_variable words_written;
+std::atomic<uint64_t> words_count = 0;
+
+thread_local uint64_t words_seen = 0;  // before the last look at such a word
+thread_local size_t idle_polls = 0;    // since anything was written
+
+// Long enough to sleep, short enough for words that the host writes without a word to us.
+constexpr auto kLongestSleep = std::chrono::milliseconds(1);
+
+void SleepUntilWritten() {
+  std::unique_lock lock(words_mutex);
+  words_written.wait_for(lock, kLongestSleep, [] { return words_count.load() != words_seen; });
+}
+
+}  // namespace
+
+void WordWritten() {
+  {
+    const std::lock_guard lock(words_mutex);
+    ++words_count;
+  }
+  words_written.notify_all();
+}
+
+void LookAtWord() {
+  const uint64_t now = words_count.load();
+  if (now != words_seen) idle_polls = 0;
+  words_seen = now;
+}
+
+// Behind all others, whatever the order. When all that could run look at words in vain, the thread of the host sleeps:
+// yielding it instead takes a hundred times as long where processors are busy.
+void PollAgain() {
+  const RuntimeScope scope;
+  Fiber* me = Self();
+  if (ready_begin > 4096) {  // in order, those that have run stay in front
+    ready.erase(ready.begin(), ready.begin() + static_cast<int64_t>(ready_begin));
+    ready_begin = 0;
+  }
+  ready.insert(config().seed == 1 ? ready.begin() : ready.end(), me);
+  if (++idle_polls > 4 * (ready.size() - ready_begin)) SleepUntilWritten();
   Suspend(State::kReady, me->where);
 }
 
@@ -453,7 +531,8 @@ void AsyncCopyWait(int groups_left) {
 // ---------------------------------------------------------------- launch
 
 void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), void* closure, size_t closure_bytes) {
-  const std::lock_guard lock(mutex());
+  std::unique_lock lock(mutex(), std::defer_lock);
+  if (IsCheckBuild()) lock.lock();  // one record of accesses for all
   const size_t num_threads = size_t{block.x} * block.y * block.z;
   const size_t num_blocks = size_t{grid.x} * grid.y * grid.z;
   if (closure_bytes > sizeof(parameters)) Fail("kernel parameters take more than 4 KiB");
@@ -461,18 +540,13 @@ void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), vo
     Fail("a block of " + std::to_string(num_threads) + " threads");
   }
   if (num_blocks == 0 || grid.y > 65535 || grid.z > 65535) Fail("a grid of " + Text(grid));
-  if (stacks == nullptr) {
-    stacks = static_cast<char*>(mmap(nullptr, kMaxThreads * kStackBytes, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (stacks == MAP_FAILED) throw Error("no memory for stacks");
-  }
   fibers.resize(num_threads);
   kernel_body = body;
   std::memcpy(parameters, closure, closure_bytes);
   const uint64_t seed = config().seed;
   random_state = seed * 0x9E3779B97F4A7C15ull + 88172645463325252ull;
   for (int i = 0; i < 8; ++i) Random();
-  epochs.launch = ++epochs.barrier;
+  if (IsCheckBuild()) epochs.launch = ++epochs.barrier;
   error.clear();
   BeginLaunchMemory();
 
@@ -482,7 +556,7 @@ void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), vo
     for (size_t i = num_blocks; i > 1; --i) std::swap(order[i - 1], order[Random() % i]);
   }
   for (const uint32_t number : order) {
-    epochs.block = ++epochs.barrier;
+    if (IsCheckBuild()) epochs.block = ++epochs.barrier;
     BeginBlockMemory(shared_bytes);
     RunBlock(grid, block, number);
     EndBlockMemory();

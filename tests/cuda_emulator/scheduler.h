@@ -14,12 +14,12 @@
 
 namespace optserve::emulator {
 
-// Held during a launch and by everything that changes the table of memory.
+// Held by everything that changes the table of memory, and in check builds during a launch.
 std::recursive_mutex& mutex();
 
 // Inside the emulator the compiler's hooks do nothing: templates of the standard library may come from an instrumented
 // file, and reporting on ourselves would never end.
-extern bool in_runtime;
+extern constinit thread_local bool in_runtime;
 class RuntimeScope {
  public:
   RuntimeScope() : old_(in_runtime) { in_runtime = true; }
@@ -29,7 +29,8 @@ class RuntimeScope {
   bool old_;
 };
 
-// Time as the race checker counts it: each barrier of a block, and each of its warps' __syncwarp, begins a new epoch.
+// Time as the race checker counts it, in check builds: each barrier of a block, and each of its warps' __syncwarp, begins
+// a new epoch.
 struct Epochs {
   uint32_t barrier = 0;  // of the running block's last barrier
   uint32_t block = 0;    // when the running block began

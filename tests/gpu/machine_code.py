@@ -34,6 +34,8 @@ BUDGETS = {
     "SkinnyKernelILi8ELi8E": Budget(256, 2),
     "SkinnyKernelILi16ELi8E": Budget(256, 1),
     "NormKernel": Budget(256, 1, dynamic=12288 * 4, wide=False),  # OPT-175B's row fills half of an SM and 32 bytes more
+    "AllReduceKernelILi4E": Budget(256, 1, dynamic=12288 * 4),
+    "AllGatherKernelILi4E": Budget(256, 2),
     "SampleKernel": Budget(512, 2, wide=False),
     "ScoreKernel": Budget(512, 2, wide=False),
 }
