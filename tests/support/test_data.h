@@ -10,7 +10,8 @@ namespace optserve {
 //
 // `relative` is looked up in shared/data, beside the checkout, where the whole collection may lie, and then in
 // tests/data, where what the tests need is committed. Throws std::runtime_error when it is in neither: a test whose
-// data is missing must fail, not pass.
+// data is missing must fail, not pass. OPTSERVE_TEST_ROOT stands for the checkout where there is none:
+// tests/gpu/run.sh.
 std::filesystem::path TestDataPath(std::string_view relative);
 
 // deploy/demo-model: a real model of 4096 tokens, with its tokenizer.

@@ -1,0 +1,240 @@
+// Measures the kernels on GPU 0 at the shapes of OPT, whole models and one of 16 ranks of 175B: a JSON object a line.
+//
+//   gpu_bench            on a GPU
+//   gpu_bench --smoke    one tiny shape, once: that the program is right, on an emulated GPU too
+//
+// Times are of many launches in a row, divided, after a warm-up; weights and caches are taken in turn from a pool that
+// no L2 cache holds. Ratios are of two roofs measured in the same run: a copy of blocks (bytes read and written), and
+// the library's product of large matrices.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/common/cuda_device.h"
+
+namespace optserve {
+namespace {
+
+struct Shape {
+  const char* name;
+  int64_t hidden, heads, head_size, ffn;  // of one rank: heads and ffn are its part
+};
+constexpr Shape kShapes[] = {
+    {"125m", 768, 12, 64, 3072},         {"1.3b", 2048, 32, 64, 8192},  {"6.7b", 4096, 32, 128, 16384},
+    {"13b", 5120, 40, 128, 20480},       {"30b", 7168, 56, 128, 28672}, {"66b_of_8", 9216, 9, 128, 4608},
+    {"175b_of_16", 12288, 6, 128, 3072},
+};
+constexpr Shape kSmokeShapes[] = {{"smoke", 64, 2, 32, 128}};
+
+class Bench {
+ public:
+  Bench(Backend& backend, bool smoke) : backend_(backend), smoke_(smoke) {
+    pool_bytes_ = smoke ? int64_t{4} << 20 : int64_t{2} << 30;
+    pool_ = Take(pool_bytes_);
+    activations_ = Take(smoke ? int64_t{1} << 20 : int64_t{512} << 20);
+    integers_ = Take(int64_t{1} << 20);
+  }
+
+  void Run() {
+    Roofs();
+    for (const Shape& shape : smoke_ ? std::span<const Shape>(kSmokeShapes) : std::span<const Shape>(kShapes)) {
+      for (const int64_t rows : {1, 8, 16}) Products(shape, rows);
+      Products(shape, smoke_ ? 20 : 2048);
+      for (const int64_t batch : {1, 8, 32, 128}) Decode(shape, smoke_ ? std::min<int64_t>(batch, 2) : batch);
+      for (const int64_t tokens : {512, 2048}) Prefill(shape, smoke_ ? 20 : tokens);
+    }
+  }
+
+ private:
+  std::byte* Take(int64_t bytes) {
+    auto buffer = backend_.Allocate(static_cast<size_t>(bytes));
+    if (!buffer.ok()) {
+      std::fprintf(stderr, "gpu_bench: %s\n", std::string(buffer.status().message()).c_str());
+      std::exit(1);
+    }
+    buffers_.push_back(*std::move(buffer));
+    return static_cast<std::byte*>(buffers_.back()->data());
+  }
+
+  // `bytes` of the pool, other ones at each call.
+  std::byte* Next(int64_t bytes) {
+    bytes = (bytes + 255) / 256 * 256;
+    if (next_ + bytes > pool_bytes_) next_ = 0;
+    std::byte* at = pool_ + next_;
+    next_ += bytes;
+    return at;
+  }
+
+  void Check() {
+    if (const absl::Status status = backend_.Synchronize(); !status.ok()) {
+      std::fprintf(stderr, "gpu_bench: %s\n", std::string(status.message()).c_str());
+      std::exit(1);
+    }
+  }
+
+  // Seconds of one call.
+  double Time(const std::function<void()>& call) {
+    call();
+    Check();
+    if (smoke_) return 1.0;
+    for (int count = 4;; count *= 4) {
+      const auto begin = std::chrono::steady_clock::now();
+      for (int i = 0; i < count; ++i) call();
+      Check();
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+      if (seconds > 0.1) return seconds / count;
+    }
+  }
+
+  void Print(const std::string& name, double seconds, double amount, const char* unit, double roof, const char* of) {
+    if (smoke_) return static_cast<void>(std::printf("{\"name\": \"%s\", \"ran\": true}\n", name.c_str()));
+    const double achieved = amount / seconds;
+    std::printf(
+        "{\"name\": \"%s\", \"us\": %.2f, \"achieved\": %.2f, \"unit\": \"%s\", \"ratio\": %.4f, \"of\": \"%s\"}\n",
+        name.c_str(), seconds * 1e6, achieved, unit, roof > 0 ? achieved / roof : 1.0, of);
+    std::fflush(stdout);
+  }
+
+  TensorView Ints(int64_t at, const std::vector<int32_t>& values) {
+    const TensorView view = MakeView(integers_ + at * 4, DType::kI32, static_cast<int64_t>(values.size()));
+    backend_.CopyIn(view, values.data());
+    return view;
+  }
+
+  void Roofs() {
+    // Blocks of 64 KiB of keys and values, from one half of the pool to the other.
+    const int64_t block = smoke_ ? 64 : 32768, blocks = pool_bytes_ / 2 / (block * 2) / 2 * 2;
+    std::vector<int32_t> src, dst;
+    for (int32_t i = 0; i < blocks / 2; ++i) src.push_back(i), dst.push_back(i + static_cast<int32_t>(blocks / 2));
+    const TensorView keys = MakeView(pool_, DType::kF16, blocks, 1, 1, block);
+    const TensorView values = MakeView(pool_ + pool_bytes_ / 2, DType::kF16, blocks, 1, 1, block);
+    const CopyBlocksParams copy{
+        .k_cache = keys, .v_cache = values, .src = Ints(0, src), .dst = Ints(static_cast<int64_t>(src.size()), dst)};
+    const double moved = 2.0 * static_cast<double>(pool_bytes_) / 2;
+    double seconds = Time([&] { backend_.CopyBlocks(copy); });
+    bandwidth_ = moved / seconds / 1e9;
+    Print("roof copy", seconds, moved / 1e9, "GB/s", 0, "itself");
+    const int64_t n = smoke_ ? 32 : 8192;
+    GemmCall gemm{.x = reinterpret_cast<const F16*>(pool_),
+                  .x_stride = n,
+                  .weight = reinterpret_cast<const F16*>(pool_ + n * n * 2),
+                  .weight_stride = n,
+                  .out = pool_ + n * n * 4,
+                  .out_stride = n,
+                  .out_is_half = true,
+                  .rows = n,
+                  .columns = n,
+                  .depth = n};
+    const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+    seconds = Time([&] { backend_.cuda_device()->Gemm(gemm); });
+    peak_ = flops / seconds / 1e12;
+    Print("roof gemm", seconds, flops / 1e12, "TFLOP/s", 0, "itself");
+  }
+
+  // The four products of a layer.
+  void Products(const Shape& s, int64_t rows) {
+    const int64_t width = s.heads * s.head_size;
+    const struct {
+      const char* name;
+      int64_t parts, columns, depth;
+    } products[] = {{"qkv", 3, width, s.hidden},
+                    {"out", 1, s.hidden, width},
+                    {"fc1", 1, s.ffn, s.hidden},
+                    {"fc2", 1, s.hidden, s.ffn}};
+    for (const auto& p : products) {
+      const auto call = [&] {
+        LinearParams params{.x = MakeView(activations_, DType::kF16, rows, p.depth),
+                            .num_parts = static_cast<int>(p.parts)};
+        const TensorView out = MakeView(activations_ + rows * p.depth * 2, DType::kF16, rows, p.parts * p.columns);
+        for (int64_t i = 0; i < p.parts; ++i) {
+          params.parts[static_cast<size_t>(i)] = {
+              .weight = MakeView(Next(p.columns * p.depth * 2), DType::kF16, p.columns, p.depth),
+              .out = out.Columns(i * p.columns, p.columns)};
+        }
+        backend_.Linear(params);
+      };
+      const std::string name = std::string(s.name) + " " + p.name + " " + std::to_string(rows) + " rows";
+      const double weights = static_cast<double>(p.parts * p.columns * p.depth);
+      const double seconds = Time(call);
+      if (rows <= 16) {
+        Print(name, seconds, weights * 2 / 1e9, "GB/s", bandwidth_, "copy");
+      } else {
+        Print(name, seconds, weights * 2 * static_cast<double>(rows) / 1e12, "TFLOP/s", peak_, "gemm");
+      }
+    }
+  }
+
+  PagedAttentionParams Attention(const Shape& s, int64_t sequences, int64_t queries, int64_t context) {
+    constexpr int64_t kBlock = 16;
+    const int64_t blocks = (context + kBlock - 1) / kBlock,
+                  bytes = sequences * blocks * s.heads * kBlock * s.head_size * 2;
+    std::vector<int32_t> tables, starts, lens;
+    for (int32_t i = 0; i < sequences * blocks; ++i) tables.push_back(i);
+    for (int32_t i = 0; i <= sequences; ++i) starts.push_back(i * static_cast<int32_t>(queries));
+    lens.assign(static_cast<size_t>(sequences), static_cast<int32_t>(context));
+    TensorView table = Ints(0, tables);
+    table = MakeView(table.data, DType::kI32, sequences, blocks);
+    const auto end = static_cast<int64_t>(tables.size());
+    return {.out = MakeView(activations_, DType::kF16, sequences * queries, s.heads, s.head_size),
+            .q = MakeView(activations_, DType::kF16, sequences * queries, s.heads, s.head_size),
+            .k_cache = MakeView(Next(bytes), DType::kF16, sequences * blocks, s.heads, kBlock, s.head_size),
+            .v_cache = MakeView(Next(bytes), DType::kF16, sequences * blocks, s.heads, kBlock, s.head_size),
+            .block_tables = table,
+            .query_starts = Ints(end, starts),
+            .context_lens = Ints(end + static_cast<int64_t>(starts.size()), lens),
+            .max_context_len = static_cast<int32_t>(context),
+            .scale = 1.0f / std::sqrt(static_cast<float>(s.head_size))};
+  }
+
+  void Decode(const Shape& s, int64_t batch) {
+    const int64_t context = smoke_ ? 40 : 1024;
+    const int64_t bytes = 2 * batch * context * s.heads * s.head_size * 2;
+    if (bytes > pool_bytes_) {
+      std::fprintf(stderr, "gpu_bench: %s, batch %lld: its cache is larger than the pool\n", s.name,
+                   static_cast<long long>(batch));
+      return;
+    }
+    const PagedAttentionParams params = Attention(s, batch, 1, context);
+    const double seconds = Time([&] { backend_.PagedDecode(params); });
+    Print(std::string(s.name) + " decode attention, batch " + std::to_string(batch), seconds,
+          static_cast<double>(bytes) / 1e9, "GB/s", bandwidth_, "copy");
+  }
+
+  void Prefill(const Shape& s, int64_t tokens) {
+    const PagedAttentionParams params = Attention(s, 1, tokens, tokens);
+    const double seconds = Time([&] { backend_.PagedPrefill(params); });
+    const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2;
+    Print(std::string(s.name) + " prefill attention, " + std::to_string(tokens) + " tokens", seconds,
+          4 * pairs * static_cast<double>(s.heads * s.head_size) / 1e12, "TFLOP/s", peak_, "gemm");
+  }
+
+  Backend& backend_;
+  const bool smoke_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  std::byte *pool_ = nullptr, *activations_ = nullptr, *integers_ = nullptr;
+  int64_t pool_bytes_ = 0, next_ = 0;
+  double bandwidth_ = 0, peak_ = 0;
+};
+
+}  // namespace
+}  // namespace optserve
+
+int main(int argc, char** argv) {
+  auto backend = optserve::MakeBackend({.kind = optserve::DeviceKind::kCuda});
+  if (!backend.ok()) {
+    std::fprintf(stderr, "gpu_bench: %s\n", std::string(backend.status().message()).c_str());
+    return 3;
+  }
+  optserve::Bench(**backend, argc > 1 && std::string_view(argv[1]) == "--smoke").Run();
+  return 0;
+}
