@@ -70,8 +70,8 @@ class Backend {
   virtual void CopyOut(void* host, const TensorView& src) = 0;  // src is contiguous; host is valid after Synchronize
   virtual absl::Status Synchronize() = 0;                       // the one place where device faults appear
 
-  // Joins the backends of a group's ranks, this one among them, into one that adds up over the GPUs' memory; one end for
-  // each, which must end before the backends. FailedPrecondition: they cannot write into each other's memory.
+  // Joins the backends of a group's ranks, this one among them, into one that adds up over the GPUs' memory; one end
+  // for each, which must end before the backends. FailedPrecondition: they cannot write into each other's memory.
   virtual absl::StatusOr<std::vector<std::unique_ptr<PeerLink>>> LinkPeers(std::span<Backend* const> ranks,
                                                                            const PeerOptions& options) {
     static_cast<void>(ranks), static_cast<void>(options);

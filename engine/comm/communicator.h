@@ -24,8 +24,8 @@ class Communicator {
   virtual void AllReduceSum(const TensorView& inout) = 0;
   virtual void AllGather(const TensorView& shard, const TensorView& all) = 0;  // all: [size, ...shard], contiguous
 
-  // What ends a row-parallel product: add.partial summed over ranks, then add, and with a norm (else null) that: the bits
-  // of AllReduceSum followed by the backend's AddBiasResidual(Norm). add.partial may be changed.
+  // What ends a row-parallel product: add.partial summed over ranks, then add, and with a norm (else null) that: the
+  // bits of AllReduceSum followed by the backend's AddBiasResidual(Norm). add.partial may be changed.
   virtual void AllReduceAddNorm(const AddBiasResidualParams& add, const LayerNormParams* norm, Backend& backend);
 
   // AllReduceSum adds up over a binary tree of ranks, ((0 + 1) + (2 + 3)) + ..., which deterministic_tp builds on.

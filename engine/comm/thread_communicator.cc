@@ -86,9 +86,7 @@ class ThreadCommunicator final : public Communicator {
 
   bool sums_as_tree() const override { return true; }
 
-  absl::Status Check() override {
-    return group_->barrier.is_aborted() ? group_->failure.Get() : absl::OkStatus();
-  }
+  absl::Status Check() override { return group_->barrier.is_aborted() ? group_->failure.Get() : absl::OkStatus(); }
   void Abort(const absl::Status& why) override {
     if (group_->failure.Set(why)) group_->barrier.Abort();
   }

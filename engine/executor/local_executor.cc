@@ -142,12 +142,12 @@ class LocalExecutor final : public Executor {
       group.push_back(backend.get());
       backends.push_back(std::move(backend));
     }
-    OPTSERVE_ASSIGN_OR_RETURN(
-        RankGroup joined, JoinRanks(group, std::max(model_config_.hidden_size, model_config_.embed_size)));
+    OPTSERVE_ASSIGN_OR_RETURN(RankGroup joined,
+                              JoinRanks(group, std::max(model_config_.hidden_size, model_config_.embed_size)));
     if (num_ranks > 1 && cuda) Log(LogFormat::kText).Info("ranks_joined", {{"by", joined.how}});
     if (config_.deterministic_tp && !joined.ranks[0]->sums_as_tree()) {
-      return FailedPrecondition("--deterministic-tp is set, but ranks add up by {}, in an order of its own; leave it out",
-                                joined.how);
+      return FailedPrecondition(
+          "--deterministic-tp is set, but ranks add up by {}, in an order of its own; leave it out", joined.how);
     }
     for (int rank = 0; rank < num_ranks; ++rank) {
       ranks_.emplace_back(model_config_, std::move(backends[rank]), std::move(joined.ranks[rank]),

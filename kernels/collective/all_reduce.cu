@@ -260,7 +260,8 @@ void AllGather(const CudaContext& ctx, const PeerGroup& group, const TensorView&
   OPTSERVE_CHECK(all.num_elements() == n * group.size);
   if (n == 0) return;
   const int64_t piece = group.region_floats / group.size / 4 * 4;
-  const auto blocks = static_cast<unsigned>(CeilDiv(n, piece) < group.max_blocks ? CeilDiv(n, piece) : group.max_blocks);
+  const auto blocks =
+      static_cast<unsigned>(CeilDiv(n, piece) < group.max_blocks ? CeilDiv(n, piece) : group.max_blocks);
   const bool vector = CanVector(shard.data, n) && CanVector(all.data, n);
   gpu::Launch(vector ? AllGatherKernel<4> : AllGatherKernel<1>, dim3(blocks), dim3(kThreads), 0, ctx.stream, group,
               shard.as<const float>(), all.as<float>(), n, piece);

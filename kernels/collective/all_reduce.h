@@ -12,10 +12,10 @@ namespace optserve {
 // blocks must be on the device at once.
 inline constexpr int kMaxPeerBlocks = 64;
 
-// What one rank's kernels know of the group. Each rank has an arena that the others write into: flags and counters, then
-// regions of `region_floats` floats, two for each block, used in turn. A rank may begin its next sum, and so write into
-// the others' next regions, while they still read this one; it cannot be two ahead, because the sum between ended only
-// when all had begun it.
+// What one rank's kernels know of the group. Each rank has an arena that the others write into: flags and counters,
+// then regions of `region_floats` floats, two for each block, used in turn. A rank may begin its next sum, and so write
+// into the others' next regions, while they still read this one; it cannot be two ahead, because the sum between ended
+// only when all had begun it.
 struct PeerGroup {
   int rank = 0, size = 1;
   int max_blocks = 1;  // of a launch
@@ -33,8 +33,8 @@ struct AllReducePlan {
   int blocks = 1;
   bool two_shot = false;
 };
-// One-shot: every rank sends its summand to all others and sums alone: one hop, size - 1 times the bytes. Two-shot: each
-// rank sums one slice and sends the sum to all: two hops, twice the bytes, whatever the size.
+// One-shot: every rank sends its summand to all others and sums alone: one hop, size - 1 times the bytes. Two-shot:
+// each rank sums one slice and sends the sum to all: two hops, twice the bytes, whatever the size.
 AllReducePlan PlanAllReduce(const PeerGroup& group, int64_t rows, int64_t width, AllReduceVariant variant);
 
 namespace cuda {

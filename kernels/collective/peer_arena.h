@@ -5,7 +5,8 @@
 
 #include "kernels/collective/all_reduce.h"
 
-// Where things lie in an arena. Each block has a line of flags for each of its two hops, in which every rank has a word.
+// Where things lie in an arena. Each block has a line of flags for each of its two hops, in which every rank has a
+// word.
 
 namespace optserve {
 

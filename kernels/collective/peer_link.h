@@ -12,7 +12,7 @@ inline constexpr int kMaxPeers = 16;
 enum class AllReduceVariant : uint8_t { kPlanned, kOneShot, kTwoShot };
 
 struct PeerOptions {
-  int64_t max_width = 0;  // of rows that are summed and normalised
+  int64_t max_width = 0;                                  // of rows that are summed and normalised
   AllReduceVariant variant = AllReduceVariant::kPlanned;  // tests force one
 };
 

@@ -83,7 +83,8 @@ class CudaPeerLink final : public PeerLink {
 
 LinkedPeers LinkCudaPeers(const std::vector<const CudaContext*>& ranks, const PeerOptions& options) {
   const int size = static_cast<int>(ranks.size());
-  if (size > kMaxPeers) return {{}, "a group of " + std::to_string(size) + " GPUs; at most 16 add up over their memory"};
+  if (size > kMaxPeers)
+    return {{}, "a group of " + std::to_string(size) + " GPUs; at most 16 add up over their memory"};
   PeerGroup group{.size = size, .max_blocks = kMaxPeerBlocks};
   for (const CudaContext* from : ranks) {
     group.max_blocks = std::min(group.max_blocks, from->info.sm_count);

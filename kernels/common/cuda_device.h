@@ -33,7 +33,7 @@ class CudaDevice {
 
   virtual const DeviceInfo& info() const = 0;
   virtual int index() const = 0;  // in the machine
-  virtual void Activate() = 0;  // what the calling thread does next concerns this device
+  virtual void Activate() = 0;    // what the calling thread does next concerns this device
   virtual void* stream() const = 0;
 
   virtual void* Allocate(size_t bytes) = 0;  // zeroed, aligned to 256 bytes; nullptr: not so much left

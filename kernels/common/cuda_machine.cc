@@ -30,7 +30,8 @@ std::string WhyNoDevice(const CudaMachine& machine, int index) {
   // A process sees one such part, whatever CUDA_VISIBLE_DEVICES says.
   if (machine.first_name.find(" MIG ") != std::string::npos) {
     return machine.first_name +
-           " is a part of a GPU (MIG), and a process sees only one of them; use a tensor_parallel_size of 1, or turn MIG "
+           " is a part of a GPU (MIG), and a process sees only one of them; use a tensor_parallel_size of 1, or turn "
+           "MIG "
            "off: nvidia-smi -mig 0";
   }
   return "rank " + std::to_string(index) + " needs a GPU of its own and there are " + std::to_string(machine.count) +

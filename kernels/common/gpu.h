@@ -176,8 +176,8 @@ GPU_DEVICE void CopyAsyncWait() {
 #endif
 }
 
-// Words through which GPUs and the host speak. Whoever reads the stored value sees what the storing thread wrote before,
-// and what others of its block wrote before a barrier.
+// Words through which GPUs and the host speak. Whoever reads the stored value sees what the storing thread wrote
+// before, and what others of its block wrote before a barrier.
 GPU_DEVICE void StoreRelease(uint32_t* at, uint32_t value) {
   GPU_ASM("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
 }

@@ -25,8 +25,8 @@ struct NormJob {
   float epsilon;
 };
 
-// `row` has room for job.width floats, `sums` for one of each warp; both may be used again at once. partial(i) is called
-// once for each i, and only if there is a residual.
+// `row` has room for job.width floats, `sums` for one of each warp; both may be used again at once. partial(i) is
+// called once for each i, and only if there is a residual.
 template <int kThreads, typename Partial>
 GPU_DEVICE void NormRow(const NormJob& job, int64_t at, float* row, float* sums, Partial partial) {
   constexpr int kWarps = kThreads / 32;

@@ -16,8 +16,8 @@ namespace {
 constexpr int kRuntime = 12040;
 
 // What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _DRIVER (the CUDA
-// version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS (0: no device can write into another's memory)
-// and _FAULT=n (device 1's n-th synchronisation finds an error).
+// version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS (0: no device can write into another's
+// memory) and _FAULT=n (device 1's n-th synchronisation finds an error).
 int64_t Setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoll(text, nullptr, 0) : otherwise;

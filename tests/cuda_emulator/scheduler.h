@@ -29,8 +29,8 @@ class RuntimeScope {
   bool old_;
 };
 
-// Time as the race checker counts it, in check builds: each barrier of a block, and each of its warps' __syncwarp, begins
-// a new epoch.
+// Time as the race checker counts it, in check builds: each barrier of a block, and each of its warps' __syncwarp,
+// begins a new epoch.
 struct Epochs {
   uint32_t barrier = 0;  // of the running block's last barrier
   uint32_t block = 0;    // when the running block began

@@ -45,9 +45,7 @@ class DeviceFloats {
     return values;
   }
   TensorView view() const { return MakeView(data_, DType::kF32, static_cast<int64_t>(size_)); }
-  TensorView view(int64_t rows) const {
-    return MakeView(data_, DType::kF32, rows, static_cast<int64_t>(size_) / rows);
-  }
+  TensorView view(int64_t rows) const { return MakeView(data_, DType::kF32, rows, static_cast<int64_t>(size_) / rows); }
 
  private:
   CudaDevice* device_;
@@ -220,7 +218,8 @@ TEST_P(CollectiveTest, FusedHasTheBitsOfTheThree) {
   constexpr int64_t kRows = 5;
   for (const int64_t width : {640, 77}) {
     const std::vector<float> x = RandomValues(100, kRows * width, 1), bias = RandomValues(101, width, 1);
-    std::vector<std::vector<float>> one(static_cast<size_t>(ranks_.size())), three(one), normed_one(one), normed_three(one);
+    std::vector<std::vector<float>> one(static_cast<size_t>(ranks_.size())), three(one), normed_one(one),
+        normed_three(one);
     ranks_.Run([&](int rank) {
       CudaDevice& device = ranks_.device(rank);
       const auto run = [&](bool fused, bool with_norm, std::vector<float>& sum, std::vector<float>* normed) {
@@ -283,7 +282,8 @@ TEST_P(SkewedCollectiveTest, ManyCallsDoNotMix) {
       const std::vector<float> gathered = all.Get();
       for (size_t i = 0; i < gathered.size(); ++i) {
         const size_t r = i / values.size(), at = i % values.size();
-        ASSERT_EQ(gathered[i], static_cast<float>((round + r * (at + 1)) % 1000)) << "rank " << rank << " round " << round;
+        ASSERT_EQ(gathered[i], static_cast<float>((round + r * (at + 1)) % 1000))
+            << "rank " << rank << " round " << round;
       }
     }
   });
@@ -306,7 +306,9 @@ TEST_P(CollectiveTest, AbortEndsAllWaiting) {
     ++waiting;
     ranks_.link(rank).AllReduce(values.view(2));
     values.Get();
-    ranks_.link(rank).AllGather(values.view(), DeviceFloats(ranks_.device(rank), std::vector<float>(40 * 16)).view().Rows(0, 40 * ranks_.size()));
+    ranks_.link(rank).AllGather(
+        values.view(),
+        DeviceFloats(ranks_.device(rank), std::vector<float>(40 * 16)).view().Rows(0, 40 * ranks_.size()));
     values.Get();
   });
   EXPECT_EQ(ranks_.link(last).num_arrivals(), 1u);
@@ -322,7 +324,8 @@ std::vector<Case> Cases(std::initializer_list<int> sizes) {
   return cases;
 }
 std::string CaseName(const testing::TestParamInfo<Case>& info) {
-  return std::to_string(info.param.size) + (info.param.variant == AllReduceVariant::kOneShot ? "_one_shot" : "_two_shot");
+  return std::to_string(info.param.size) +
+         (info.param.variant == AllReduceVariant::kOneShot ? "_one_shot" : "_two_shot");
 }
 INSTANTIATE_TEST_SUITE_P(Ranks, CollectiveTest, testing::ValuesIn(Cases({2, 3, 4, 5, 6, 7, 8, 11, 16})), CaseName);
 INSTANTIATE_TEST_SUITE_P(Ranks, SkewedCollectiveTest, testing::ValuesIn(Cases({2, 5, 16})), CaseName);

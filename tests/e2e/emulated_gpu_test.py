@@ -1,0 +1,49 @@
+"""The server with `--device cuda` on emulated GPUs (tests/cuda_emulator): the whole way from HTTP to kernels, without a GPU."""
+
+import os
+import subprocess
+
+import pytest
+
+from harness import BINARY, MODEL, REFERENCE, Server, generated_ids
+
+EMULATED = BINARY.with_name("optserve-emulated")
+TOKENS = 6  # an emulated step takes a second
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """Makes the harness start the server with emulated GPUs."""
+    monkeypatch.setattr("harness.BINARY", EMULATED)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_greedy_tokens_are_the_cpus(emulated, ranks, tmp_path):
+    log = tmp_path / "log"
+    case = min(REFERENCE, key=lambda case: len(case["prompt"]))
+    with Server("--device", "cuda", "--tensor-parallel-size", ranks, log=log) as server:
+        choice = server.complete(case["prompt"], max_tokens=TOKENS, logprobs=0,
+                                 return_tokens_as_token_ids=True)["choices"][0]
+        assert generated_ids(choice) == case["ids"][:TOKENS]
+    text = log.read_text()
+    assert "gpu_memory_planned" in text
+    assert ("ranks_joined" in text and "the GPUs' memory" in text) == (ranks > 1)
+
+
+def refusal(**settings):
+    """What `serve --device cuda` on two ranks says on a machine like that; one line, exit code 2."""
+    ended = subprocess.run([EMULATED, "serve", MODEL, "--port", "0", "--grpc-port", "0", "--device", "cuda",
+                            "--tensor-parallel-size", "2"], capture_output=True, text=True, timeout=60,
+                           env=os.environ | {f"OPTSERVE_EMULATOR_{name}": str(value) for name, value in settings.items()})
+    assert ended.returncode == 2, ended.stderr
+    return ended.stderr.splitlines()[-1]
+
+
+def test_what_a_machine_lacks_is_said_at_start():
+    assert "no NVIDIA driver is loaded" in refusal(DRIVER=0)
+    assert "knows CUDA 11.8 and this build needs 12.4" in refusal(DRIVER=11080)
+    assert "no NVIDIA GPU" in refusal(DEVICES=0)
+    assert "lower tensor_parallel_size to at most 1" in refusal(DEVICES=1)
+    assert "nvidia-smi -mig 0" in refusal(MIG=1)
+    assert "cannot write into the memory of" in refusal(PEERS=0)
+    assert "too few" in refusal(MEMORY=70_000_000)
