@@ -46,6 +46,16 @@ constexpr std::array kBoolKeys = {
     BoolKey{"prefix_cache", &EngineConfig::prefix_cache},
     BoolKey{"share_prefix_cache", &EngineConfig::share_prefix_cache},
     BoolKey{"deterministic_tp", &EngineConfig::deterministic_tp},
+    BoolKey{"verify", &EngineConfig::verify},
+};
+
+struct TextKey {
+  const char* name;
+  std::string EngineConfig::*member;
+};
+constexpr std::array kTextKeys = {
+    TextKey{"model_path", &EngineConfig::model_path},
+    TextKey{"model_config_path", &EngineConfig::model_config_path},
 };
 
 constexpr std::array<std::pair<const char*, DeviceChoice>, 3> kDevices = {
@@ -95,9 +105,10 @@ absl::Status ReadDType(const Json& value, EngineConfig& config) {
 }
 
 absl::Status ReadKey(const std::string& name, const Json& value, EngineConfig& config) {
-  if (name == "model_path") {
-    if (!value.is_string()) return InvalidArgument("model_path is {}, but must be a string", value.dump());
-    config.model_path = value.get<std::string>();
+  for (const TextKey& key : kTextKeys) {
+    if (name != key.name) continue;
+    if (!value.is_string()) return InvalidArgument("{} is {}, but must be a string", name, value.dump());
+    config.*key.member = value.get<std::string>();
     return absl::OkStatus();
   }
   if (name == "device") return ReadDevice(value, config);
@@ -127,7 +138,7 @@ absl::StatusOr<EngineConfig> ParseEngineConfig(std::string_view json) {
 
 std::string EngineConfigToJson(const EngineConfig& config) {
   Json json;
-  json["model_path"] = config.model_path;
+  for (const auto& key : kTextKeys) json[key.name] = config.*key.member;
   for (const auto& [name, device] : kDevices) {
     if (device == config.device) json["device"] = name;
   }

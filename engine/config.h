@@ -17,6 +17,7 @@ enum class DTypeChoice { kAuto, kFloat16, kFloat32, kInt8 };
 // same JSON from the front end to its engine process.
 struct EngineConfig {
   std::string model_path;                     // a directory
+  std::string model_config_path;              // a config.json to read instead of the model's; empty: the model's
   DeviceChoice device = DeviceChoice::kAuto;  // auto: CUDA if this build and machine have it, else the CPU
   DTypeChoice dtype = DTypeChoice::kAuto;     // refused where the device cannot hold this checkpoint so
   int32_t tensor_parallel_size = 1;           // ranks; must divide the model's heads and ffn size
@@ -34,6 +35,7 @@ struct EngineConfig {
   bool deterministic_tp = false;              // the same bits on 1, 2, 4, ... ranks, see adr/0006
   int32_t steps_in_flight = 1;                // 2: a step is planned while another one runs, see adr/0007
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
+  bool verify = false;                        // look at every weight while loading, and compare checksums
   int32_t step_timeout_seconds = 10;          // a step that takes longer, and 20 times the p99, is taken for hung
 };
 

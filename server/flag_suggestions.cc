@@ -45,7 +45,7 @@ constexpr ForeignFlag kForeignFlags[] = {
     {"--enable-prefix-caching", kIsAlwaysOn},
     {"--enable-chunked-prefill", kIsAlwaysOn},
     {"--trust-remote-code", "nothing in a model's files is ever executed: leave it out"},
-    {"--tokenizer", "the tokenizer is the model's own: leave it out"},
+    {"--hf-config-path", "--model-config"},
     {"--load-format", "the format is known by a file's content: leave it out"},
     {"--disable-log-requests", "prompts and answers are never logged: leave it out"},
     {"--disable-log-stats", "numbers are at /metrics only: leave it out"},

@@ -103,10 +103,19 @@ void AddServerOptions(CLI::App& command, Words& words, bool only_engine) {
 void AddModel(CLI::App& command, Words& words, bool required) {
   command
       .add_option_function<std::string>(
-          "MODEL", [&words](const std::string& text) { words.server["model"] = words.model = text; },
+          "MODEL",
+          [&words](const std::string& text) {
+            words.server["model"] = words.model = words.inspect.model = words.verify.model = text;
+          },
           "a model's directory, or its name in the Hugging Face cache")
       ->type_name("")
       ->required(required);
+}
+
+// For commands that look at files and start no engine; the others have it from the table.
+void AddModelConfig(CLI::App& command, std::string& file) {
+  command.add_option("--model-config", file, "a config.json to read instead of the model's, or where it has none")
+      ->type_name("FILE");
 }
 
 // A setting of an API key as a flag: requests_per_minute as --requests-per-minute.
@@ -175,10 +184,12 @@ void AddCommands(CLI::App& app, Words& words) {
 
   CLI::App* inspect = app.add_subcommand("inspect", "Show what is in a checkpoint");
   AddModel(*inspect, words, /*required=*/true);
+  AddModelConfig(*inspect, words.inspect.model_config);
   inspect->add_flag("--json", words.inspect.json, "print one JSON object instead of tables");
 
   CLI::App* verify = app.add_subcommand("verify", "Check that a model is whole: structure, numbers, checksums");
   AddModel(*verify, words, /*required=*/true);
+  AddModelConfig(*verify, words.verify.model_config);
   verify->add_option("--checksums", words.verify.checksums, "a list of MD5 or SHA-256 and file names")
       ->type_name("FILE");
 
@@ -188,6 +199,9 @@ void AddCommands(CLI::App& app, Words& words) {
       ->required()
       ->type_name("");
   convert->add_option("TARGET", words.convert.target, "the directory to write")->required()->type_name("");
+  AddModelConfig(*convert, words.convert.model_config);
+  convert->add_option("--tokenizer", words.convert.tokenizer, "a directory whose tokenizer to copy (default: SOURCE's)")
+      ->type_name("DIR");
   convert->add_option("--dtype", words.convert.dtype, "float16, bfloat16 or float32 (default: as stored)")
       ->type_name("TYPE");
   convert->add_option("--max-shard-size", words.convert.max_shard_size, "of one file (default: 5GB)")
@@ -305,9 +319,9 @@ int RunCommandLine(int argc, char** argv) {
   if (command.get_name() == "generate") return RunGenerate(words);
   if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
   if (command.get_name() == "plan") return Plan(words.plan);
-  if (command.get_name() == "inspect") return Inspect({.model = words.model, .json = words.inspect.json});
+  if (command.get_name() == "inspect") return Inspect(words.inspect);
   if (command.get_name() == "convert") return Convert(words.convert);
-  if (command.get_name() == "verify") return Verify({.model = words.model, .checksums = words.verify.checksums});
+  if (command.get_name() == "verify") return Verify(words.verify);
   if (command.get_name() == "tokenize") return Tokenize(words.model, words.decode);
   return RunCompletion(app, words);
 }

@@ -23,6 +23,7 @@ namespace optserve {
 
 struct ServerConfig {
   std::string model;              // as given: a directory or a name in the Hugging Face cache
+  std::string tokenizer;          // a directory; empty: the model's
   std::string served_model_name;  // empty: by the model's name or directory
   std::string host = "127.0.0.1";
   uint16_t port = 8000;  // 0: any free one

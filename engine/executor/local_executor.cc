@@ -8,6 +8,7 @@
 #include "engine/comm/communicator.h"
 #include "engine/executor/executor.h"
 #include "engine/executor/kv_pool_size.h"
+#include "engine/executor/load_problems.h"
 #include "engine/executor/overlapped_executor.h"
 #include "engine/executor/rank_setup.h"
 #include "engine/executor/rank_worker.h"
@@ -180,8 +181,13 @@ class LocalExecutor final : public Executor {
         progress(done_bytes, total_bytes);
       };
     }
-    if (num_ranks == 1) return ranks_[0].LoadWeights(tensors, options);
-    std::vector<absl::Status> loaded(static_cast<size_t>(num_ranks));
+    return LoadAndVerify(config_, /*compare_checksums=*/true, options,
+                         [&](const LoadOptions& with) { return LoadRanks(tensors, with); });
+  }
+
+  absl::Status LoadRanks(const OptTensors& tensors, const LoadOptions& options) {
+    if (ranks_.size() == 1) return ranks_[0].LoadWeights(tensors, options);
+    std::vector<absl::Status> loaded(ranks_.size());
     threads_->RunOnAll([&](int rank) { loaded[rank] = ranks_[rank].LoadWeights(tensors, options); });
     for (absl::Status& status : loaded) OPTSERVE_RETURN_IF_ERROR(std::move(status));
     return absl::OkStatus();

@@ -19,6 +19,7 @@
 #include "engine/executor/drawn_tokens.h"
 #include "engine/executor/kv_pool_size.h"
 #include "engine/executor/overlapped_executor.h"
+#include "engine/executor/load_problems.h"
 #include "engine/executor/rank_setup.h"
 #include "engine/executor/rank_worker.h"
 #include "engine/model/kv_cache.h"
@@ -146,7 +147,8 @@ class MpiRank {
         progress(done_bytes * group_.size(), total_bytes * group_.size());
       };
     }
-    return worker_->LoadWeights(tensors_, options);
+    return LoadAndVerify(config_, /*compare_checksums=*/group_.rank() == 0, options,
+                         [&](const LoadOptions& with) { return worker_->LoadWeights(tensors_, with); });
   }
 
   MpiGroup& group_;

@@ -42,7 +42,7 @@ absl::Status CheckCuda(DTypeChoice dtype, int64_t head_size) {
 }  // namespace
 
 absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config) {
-  OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(config.model_path));
+  OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(config.model_path, config.model_config_path));
   OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model.config, config.tensor_parallel_size));
   if (config.deterministic_tp) {
     OPTSERVE_RETURN_IF_ERROR(CheckDeterministicTensorParallelSize(model.config, config.tensor_parallel_size));

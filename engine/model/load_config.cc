@@ -53,22 +53,25 @@ absl::StatusOr<OptConfig> InferOptConfig(const Checkpoint& checkpoint) {
   return InvalidArgument(
       "there is no config.json beside {}, and its shapes ({} layers, hidden size {}, vocabulary {}) are of no "
       "published "
-      "OPT: write a config.json that gives num_attention_heads and the rest",
+      "OPT: give --model-config FILE, a config.json that says num_attention_heads and the rest",
       checkpoint.source(), shapes.num_layers, shapes.hidden_size, shapes.vocab_size);
 }
 
-absl::StatusOr<OptConfig> LoadModelConfig(const std::string& model_directory, const Checkpoint& checkpoint) {
-  absl::StatusOr<OptConfig> config = LoadOptConfig(model_directory);
-  if (absl::IsNotFound(config.status()) && checkpoint.format() == "metaseq") return InferOptConfig(checkpoint);
+absl::StatusOr<OptConfig> LoadModelConfig(const std::string& model_directory, const Checkpoint& checkpoint,
+                                          const std::string& config_file) {
+  absl::StatusOr<OptConfig> config = LoadOptConfig(model_directory, config_file);
+  if (config_file.empty() && absl::IsNotFound(config.status()) && checkpoint.format() == "metaseq")
+    return InferOptConfig(checkpoint);
   return config;
 }
 
-absl::StatusOr<OpenedModel> OpenModel(const std::string& model_directory) {
-  const absl::Status config_file = LoadOptConfig(model_directory).status();
-  if (!config_file.ok() && !absl::IsNotFound(config_file)) return config_file;
+absl::StatusOr<OpenedModel> OpenModel(const std::string& model_directory, const std::string& config_file) {
+  const absl::Status status = LoadOptConfig(model_directory, config_file).status();
+  const bool may_be_inferred = config_file.empty() && absl::IsNotFound(status);
+  if (!status.ok() && !may_be_inferred) return status;
   OpenedModel model;
   OPTSERVE_ASSIGN_OR_RETURN(model.checkpoint, OpenCheckpoint(model_directory));
-  OPTSERVE_ASSIGN_OR_RETURN(model.config, LoadModelConfig(model_directory, *model.checkpoint));
+  OPTSERVE_ASSIGN_OR_RETURN(model.config, LoadModelConfig(model_directory, *model.checkpoint, config_file));
   return model;
 }
 

@@ -3,6 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -169,13 +173,35 @@ absl::StatusOr<OptConfig> ParseOptConfig(std::string_view config_json, std::stri
   return config;
 }
 
-absl::StatusOr<OptConfig> LoadOptConfig(const std::string& model_directory) {
+absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return NotFound("{}: no such file", Printable(path));
+  if (!std::filesystem::is_regular_file(path, error)) return InvalidArgument("{}: not a regular file", Printable(path));
+  if (std::filesystem::file_size(path, error) > kMaxFileBytes) {
+    return InvalidArgument("{}: such a file has at most {} bytes", Printable(path), kMaxFileBytes);
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::PermissionDeniedError(fmt::format("{}: cannot be read", Printable(path)));
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+absl::StatusOr<OptConfig> LoadOptConfig(const std::string& model_directory, const std::string& config_file) {
   OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory directory, ModelDirectory::Open(model_directory));
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string config, directory.Read(kConfigFile, kMaxFileBytes));
+  // Messages start with the file's bare name.
+  const auto in_directory = [&](const absl::Status& status) {
+    return absl::Status(status.code(), fmt::format("{}/{}", Printable(model_directory), std::string(status.message())));
+  };
+  absl::StatusOr<std::string> config =
+      config_file.empty() ? directory.Read(kConfigFile, kMaxFileBytes) : ReadConfigFile(config_file);
+  if (!config.ok()) return config_file.empty() ? in_directory(config.status()) : config.status();
   absl::StatusOr<std::string> generation = directory.Read(kGenerationFile, kMaxFileBytes);
   if (absl::IsNotFound(generation.status())) generation = std::string();
-  OPTSERVE_RETURN_IF_ERROR(generation.status());
-  return ParseOptConfig(config, *generation);
+  if (!generation.ok()) return in_directory(generation.status());
+  absl::StatusOr<OptConfig> parsed = ParseOptConfig(*config, *generation);
+  if (parsed.ok()) return parsed;
+  const std::string message(parsed.status().message());
+  if (config_file.empty() || !message.starts_with(kConfigFile)) return in_directory(parsed.status());
+  return absl::Status(parsed.status().code(), Printable(config_file) + message.substr(std::strlen(kConfigFile)));
 }
 
 int32_t NumTreeSlices(const OptConfig& config) { return std::gcd(std::gcd(config.num_heads, config.ffn_size), 16); }

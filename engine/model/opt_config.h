@@ -36,7 +36,12 @@ struct OptConfig {
 
 // Reads config.json (and generation_config.json if it is there). InvalidArgument names file, key, value and what is
 // allowed; absent keys take the library's defaults (shared names and defaults: Hugging Face OPTConfig).
-absl::StatusOr<OptConfig> LoadOptConfig(const std::string& model_directory);
+//
+// `config_file`, if given, is a file of the user's that is read instead of the directory's config.json.
+absl::StatusOr<OptConfig> LoadOptConfig(const std::string& model_directory, const std::string& config_file = "");
+
+// The text of such a file. NotFound / InvalidArgument with its path.
+absl::StatusOr<std::string> ReadConfigFile(const std::string& path);
 absl::StatusOr<OptConfig> ParseOptConfig(std::string_view config_json, std::string_view generation_config_json = "");
 
 // Refuses a tensor-parallel size that does not divide the heads or the ffn; the message lists the sizes that do.

@@ -8,8 +8,10 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "engine/checkpoint/model_directory.h"
+#include "engine/checkpoint/scan_tensor.h"
 #include "engine/checkpoint/tensor_region.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
@@ -180,6 +182,7 @@ class ShardLoader {
     for (const Wanted& wanted : wanted_) {
       num_regions += wanted.bytes.size();
       OPTSERVE_RETURN_IF_ERROR(read.Wait(num_regions));
+      if (options.on_problem) LookAt(wanted, options.on_problem);
       absl::StatusOr<TensorView> loaded = LoadOne(wanted, backend);
       if (!loaded.ok()) return Within(wanted.tensor->name, loaded.status());
       *wanted.out = *loaded;
@@ -195,6 +198,13 @@ class ShardLoader {
     std::vector<ByteRegion> bytes;
     TensorView* out = nullptr;
   };
+
+  static void LookAt(const Wanted& wanted, const std::function<void(std::string)>& on_problem) {
+    const CheckpointTensor& tensor = *wanted.tensor;
+    const TensorScan scan = ScanRegion(tensor, wanted.region, wanted.copy);
+    if (std::optional<std::string> problem = ProblemOf(tensor, scan)) on_problem(*std::move(problem));
+    if (std::optional<std::string> problem = ProblemOfCopies(tensor)) on_problem(*std::move(problem));
+  }
 
   static absl::StatusOr<TensorView> LoadOne(const Wanted& wanted, Backend& backend) {
     const CheckpointTensor& tensor = *wanted.tensor;

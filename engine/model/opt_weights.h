@@ -77,6 +77,8 @@ std::vector<ByteRegion> BytesOfShard(const OptConfig& config, const OptTensors& 
 struct LoadOptions {
   int num_readers = 4;                                    // threads that read ahead
   std::function<void(int64_t bytes)> progress = nullptr;  // so many bytes more are in memory; from any thread
+  // If set, every number is looked at once it is in memory, and this is told what `optserve verify` would say of it.
+  std::function<void(std::string problem)> on_problem = nullptr;
 };
 
 // Makes a rank's shard of every tensor usable by its backend: reads what BytesOfShard says, ahead of what is copied to

@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -33,9 +34,9 @@ using Json = nlohmann::ordered_json;
 
 constexpr int64_t kBandBytes = int64_t{4} << 20;  // gathered, converted and written at a time
 constexpr size_t kMaxSmallFile = size_t{64} << 20;
-constexpr std::array<std::string_view, 6> kCopied = {
-    "generation_config.json", "vocab.json",     "merges.txt",
-    "tokenizer_config.json",  "tokenizer.json", "special_tokens_map.json"};
+constexpr std::array<std::string_view, 1> kCopied = {"generation_config.json"};
+constexpr std::array<std::string_view, 5> kTokenizerFiles = {"vocab.json", "merges.txt", "tokenizer_config.json",
+                                                             "tokenizer.json", "special_tokens_map.json"};
 
 struct OutputTensor {
   std::string name;
@@ -171,7 +172,8 @@ class Converter {
 
   absl::StatusOr<ConvertReport> Run() {
     OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, OpenCheckpoint(options_.source));
-    OPTSERVE_ASSIGN_OR_RETURN(const OptConfig config, LoadModelConfig(options_.source, *checkpoint));
+    OPTSERVE_ASSIGN_OR_RETURN(const OptConfig config,
+                              LoadModelConfig(options_.source, *checkpoint, options_.config_file));
     OPTSERVE_ASSIGN_OR_RETURN(const OptTensors tensors, OptTensors::Match(config, *checkpoint));
     const std::optional<int32_t> num_ranks = options_.tensor_parallel_size;
     if (num_ranks) OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(config, *num_ranks));
@@ -183,15 +185,19 @@ class Converter {
 
     OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory source, ModelDirectory::Open(options_.source));
     std::string config_text;
-    if (source.Has("config.json")) {
+    if (!options_.config_file.empty()) {
+      OPTSERVE_ASSIGN_OR_RETURN(config_text, ReadConfigFile(options_.config_file));
+    } else if (source.Has("config.json")) {
       OPTSERVE_ASSIGN_OR_RETURN(config_text, source.Read("config.json", kMaxSmallFile));
     }
     OPTSERVE_RETURN_IF_ERROR(
         WriteText("config.json", ConfigOf(config, tensors, config_text, options_.dtype).dump(2) + "\n"));
-    for (const std::string_view name : kCopied) {
-      if (!source.Has(name)) continue;
-      OPTSERVE_ASSIGN_OR_RETURN(const std::string text, source.Read(name, kMaxSmallFile));
-      OPTSERVE_RETURN_IF_ERROR(WriteText(name, text));
+    OPTSERVE_RETURN_IF_ERROR(CopyFiles(source, kCopied));
+    if (options_.tokenizer_directory.empty()) {
+      OPTSERVE_RETURN_IF_ERROR(CopyFiles(source, kTokenizerFiles));
+    } else {
+      OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory tokenizer, ModelDirectory::Open(options_.tokenizer_directory));
+      OPTSERVE_RETURN_IF_ERROR(CopyFiles(tokenizer, kTokenizerFiles));
     }
     for (const OutputShard& shard : shards) OPTSERVE_RETURN_IF_ERROR(WriteShard(shard));
     if (!num_ranks && shards.size() > 1)
@@ -220,6 +226,16 @@ class Converter {
         return InvalidArgument("{} already holds {}, which is not of this conversion; give an empty directory",
                                target_.string(), name);
       }
+    }
+    return absl::OkStatus();
+  }
+
+  // Those that are there.
+  absl::Status CopyFiles(const ModelDirectory& from, std::span<const std::string_view> names) {
+    for (const std::string_view name : names) {
+      if (!from.Has(name)) continue;
+      OPTSERVE_ASSIGN_OR_RETURN(const std::string text, from.Read(name, kMaxSmallFile));
+      OPTSERVE_RETURN_IF_ERROR(WriteText(name, text));
     }
     return absl::OkStatus();
   }

@@ -13,6 +13,8 @@ namespace optserve {
 struct ConvertOptions {
   std::string source;                       // a model directory of any format
   std::string target;                       // a directory; made if it is not there
+  std::string config_file;                  // instead of the source's config.json; empty: that
+  std::string tokenizer_directory;          // whose tokenizer is copied; empty: the source's
   int64_t max_shard_bytes = 5'000'000'000;  // of one file's tensors; a larger tensor has a file of its own
   std::optional<DType> dtype;               // of all tensors; none: as they are stored
   // A file for each of so many ranks, with its part of every tensor, instead of files of at most max_shard_bytes.

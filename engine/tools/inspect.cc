@@ -58,8 +58,8 @@ std::string ShapeText(const std::vector<int64_t>& shape) { return fmt::format("[
 
 }  // namespace
 
-absl::StatusOr<ModelReport> InspectModel(const std::string& model_directory) {
-  OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(model_directory));
+absl::StatusOr<ModelReport> InspectModel(const std::string& model_directory, const std::string& config_file) {
+  OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(model_directory, config_file));
   const std::unique_ptr<Checkpoint> checkpoint = std::move(model.checkpoint);
   ModelReport report;
   report.config = std::move(model.config);

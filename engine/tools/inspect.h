@@ -35,7 +35,7 @@ struct ModelReport {
 };
 
 // Errors as those of starting the engine with it.
-absl::StatusOr<ModelReport> InspectModel(const std::string& model_directory);
+absl::StatusOr<ModelReport> InspectModel(const std::string& model_directory, const std::string& config_file = "");
 
 std::string ReportText(const ModelReport& report);
 std::string ReportJson(const ModelReport& report);

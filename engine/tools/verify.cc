@@ -13,11 +13,11 @@
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
+#include "engine/checkpoint/checksums.h"
 #include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/scan_tensor.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_weights.h"
-#include "engine/tools/file_hash.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
@@ -26,11 +26,6 @@ namespace {
 
 constexpr size_t kMd5Digits = 32;
 constexpr size_t kSha256Digits = 64;
-
-struct Checksum {
-  std::string file;
-  std::string digits;  // lower case
-};
 
 std::string Text(const absl::Status& status) { return std::string(status.message()); }
 
@@ -71,19 +66,13 @@ absl::StatusOr<std::vector<Checksum>> ReadChecksums(const std::string& path) {
         name = word.substr(word.rfind('/') + 1);
       }
     }
-    if (digits && name) checksums.push_back({.file = std::string(*name), .digits = Lower(*digits)});
+    if (digits && name) {
+      checksums.push_back({.file = std::string(*name),
+                           .kind = digits->size() == kMd5Digits ? HashKind::kMd5 : HashKind::kSha256,
+                           .digits = Lower(*digits)});
+    }
   }
   if (checksums.empty()) return InvalidArgument("{} lists no MD5 or SHA-256", path);
-  return checksums;
-}
-
-// Large files of the Hugging Face cache are named after their SHA-256.
-std::vector<Checksum> CacheChecksums(const ModelDirectory& directory) {
-  std::vector<Checksum> checksums;
-  for (const std::string& name : directory.List()) {
-    const std::optional<std::string> blob = directory.BlobName(name);
-    if (blob && blob->size() == kSha256Digits && IsDigits(*blob)) checksums.push_back({.file = name, .digits = *blob});
-  }
   return checksums;
 }
 
@@ -103,30 +92,23 @@ class Verifier {
       files.emplace_back(&checksum, *std::move(file));
     }
     for (const auto& [checksum, file] : files) {
-      const bool md5 = checksum->digits.size() == kMd5Digits;
-      const absl::StatusOr<std::string> hash = HashOf(file->bytes(), md5 ? HashKind::kMd5 : HashKind::kSha256);
-      if (!hash.ok()) {
-        Complain(Text(hash.status()));
-      } else if (*hash != checksum->digits) {
-        Complain(fmt::format("{}: its {} is {}, but should be {}: the file is damaged, fetch it again", checksum->file,
-                             md5 ? "MD5" : "SHA-256", *hash, checksum->digits));
-      }
+      if (std::optional<std::string> problem = ProblemOf(*file, *checksum)) Complain(*std::move(problem));
       ++report_.checksums;
       Read(static_cast<int64_t>(file->bytes().size()));
     }
   }
 
-  void CheckModel(const std::string& directory) {
+  void CheckModel(const std::string& directory, const std::string& config_file) {
     const absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = OpenCheckpoint(directory);
     if (!checkpoint.ok()) {
       Complain(Text(checkpoint.status()));
       // The configuration can be wrong too.
-      const absl::StatusOr<OptConfig> config = LoadOptConfig(directory);
+      const absl::StatusOr<OptConfig> config = LoadOptConfig(directory, config_file);
       if (!config.ok() && !absl::IsNotFound(config.status())) Complain(Text(config.status()));
       return;
     }
     bytes_to_read_ += (*checkpoint)->total_bytes();
-    const absl::StatusOr<OptConfig> config = LoadModelConfig(directory, **checkpoint);
+    const absl::StatusOr<OptConfig> config = LoadModelConfig(directory, **checkpoint, config_file);
     if (!config.ok()) {
       Complain(Text(config.status()));
     } else {
@@ -168,7 +150,7 @@ absl::StatusOr<VerifyReport> VerifyModel(const VerifyOptions& options,
   }
   Verifier verifier(progress);
   verifier.CheckFiles(directory, checksums);
-  verifier.CheckModel(options.model_directory);
+  verifier.CheckModel(options.model_directory, options.config_file);
   return verifier.TakeReport();
 }
 

@@ -14,6 +14,7 @@ struct VerifyOptions {
   // A list of checksums: a name and an MD5 or SHA-256 a line, in either order, as md5sum and sha256sum write them or as
   // comma-separated values. Empty: only the names that the Hugging Face cache gives to files, which are their SHA-256.
   std::string checksum_file;
+  std::string config_file;  // instead of the model's config.json; empty: that
 };
 
 struct VerifyReport {

@@ -22,9 +22,15 @@ namespace {
 
 absl::StatusOr<ConvertOptions> ParseOptions(const ConvertCommandOptions& options) {
   ConvertOptions parsed{.source = {}, .target = options.target};
-  OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path source,
-                            ResolveModel(options.source, HuggingFaceCache(ProcessEnvironment())));
+  OPTSERVE_ASSIGN_OR_RETURN(
+      const std::filesystem::path source,
+      ResolveModel(options.source, HuggingFaceCache(ProcessEnvironment()), !options.model_config.empty()));
   parsed.source = source.string();
+  parsed.config_file = options.model_config;
+  if (!options.tokenizer.empty()) {
+    OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path tokenizer, ResolveTokenizer(options.tokenizer, source));
+    parsed.tokenizer_directory = tokenizer.string();
+  }
   if (options.tensor_parallel_size > 0) {
     if (!options.max_shard_size.empty()) {
       return InvalidArgument("--tensor-parallel-size writes one file a rank; leave --max-shard-size out");
@@ -54,9 +60,9 @@ absl::StatusOr<ConvertOptions> ParseOptions(const ConvertCommandOptions& options
 
 int Inspect(const InspectOptions& options) {
   const absl::StatusOr<std::filesystem::path> path =
-      ResolveModel(options.model, HuggingFaceCache(ProcessEnvironment()));
+      ResolveModel(options.model, HuggingFaceCache(ProcessEnvironment()), !options.model_config.empty());
   if (!path.ok()) return Fail(path.status());
-  const absl::StatusOr<ModelReport> report = InspectModel(path->string());
+  const absl::StatusOr<ModelReport> report = InspectModel(path->string(), options.model_config);
   if (!report.ok()) return Fail(report.status());
   const std::string text = options.json ? ReportJson(*report) : ReportText(*report);
   std::fputs(text.c_str(), stdout);
@@ -65,12 +71,12 @@ int Inspect(const InspectOptions& options) {
 
 int Verify(const VerifyCommandOptions& options) {
   const absl::StatusOr<std::filesystem::path> path =
-      ResolveModel(options.model, HuggingFaceCache(ProcessEnvironment()));
+      ResolveModel(options.model, HuggingFaceCache(ProcessEnvironment()), !options.model_config.empty());
   if (!path.ok()) return Fail(path.status());
   LoadDisplay display(ModelName(options.model));
-  const absl::StatusOr<VerifyReport> report =
-      VerifyModel({.model_directory = path->string(), .checksum_file = options.checksums},
-                  [&](int64_t done, int64_t total) { display.Update(done, total); });
+  const absl::StatusOr<VerifyReport> report = VerifyModel(
+      {.model_directory = path->string(), .checksum_file = options.checksums, .config_file = options.model_config},
+      [&](int64_t done, int64_t total) { display.Update(done, total); });
   display.Finish();
   if (!report.ok()) return Fail(report.status());
   for (const std::string& problem : report->problems) std::fputs(("optserve: " + problem + "\n").c_str(), stderr);

@@ -97,9 +97,12 @@ absl::Status Complete(CompletionService& service, CompletionRequest request, Com
 
 absl::Status Run(const ServerConfig& config, const GenerateOptions& options) {
   OPTSERVE_ASSIGN_OR_RETURN(CompletionRequest request, BuildRequest(options));
-  OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory,
-                            ResolveModel(config.model, HuggingFaceCache(ProcessEnvironment())));
-  OPTSERVE_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(directory));
+  OPTSERVE_ASSIGN_OR_RETURN(
+      const std::filesystem::path directory,
+      ResolveModel(config.model, HuggingFaceCache(ProcessEnvironment()), !config.engine.model_config_path.empty()));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path tokenizer_directory,
+                            ResolveTokenizer(config.tokenizer, directory));
+  OPTSERVE_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(tokenizer_directory));
   EngineConfig engine_config = config.engine;
   engine_config.model_path = directory.string();
   const std::string name = ModelName(config.model);

@@ -27,17 +27,21 @@ bool IsRepositoryName(std::string_view model) {
   return IsComponent(model.substr(0, slash)) && IsComponent(model.substr(slash + 1));
 }
 
-absl::StatusOr<fs::path> CheckModelDirectory(const fs::path& directory) {
+absl::StatusOr<fs::path> CheckModelDirectory(const fs::path& directory, bool has_config) {
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
     return FailedPrecondition("{} is not a directory; give the directory that holds config.json", directory.string());
   }
-  if (fs::exists(directory / "config.json", error)) return directory;
+  if (has_config || fs::exists(directory / "config.json", error)) return directory;
   // metaseq's downloads come without one; their shapes say which OPT they are.
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
     if (entry.path().extension() == ".pt") return directory;
   }
-  return FailedPrecondition("{} has no readable config.json, so it is not a model directory", directory.string());
+  return FailedPrecondition(
+      "{} has no readable config.json, so it is not a model directory; if the weights are there, give the "
+      "configuration "
+      "with --model-config FILE",
+      directory.string());
 }
 
 }  // namespace
@@ -67,9 +71,9 @@ fs::path HuggingFaceCache(const Environment& environment) {
   return {};
 }
 
-absl::StatusOr<fs::path> ResolveModel(std::string_view model, const fs::path& cache) {
+absl::StatusOr<fs::path> ResolveModel(std::string_view model, const fs::path& cache, bool has_config) {
   std::error_code error;
-  if (!model.empty() && fs::exists(fs::path(model), error)) return CheckModelDirectory(fs::path(model));
+  if (!model.empty() && fs::exists(fs::path(model), error)) return CheckModelDirectory(fs::path(model), has_config);
   if (!IsRepositoryName(model)) {
     return NotFound("there is no directory '{}'; give a model directory or a name such as facebook/opt-125m", model);
   }
@@ -87,7 +91,16 @@ absl::StatusOr<fs::path> ResolveModel(std::string_view model, const fs::path& ca
     return FailedPrecondition("the Hugging Face cache's entry of '{}' is broken; fetch it again with: hf download {}",
                               model, model);
   }
-  return CheckModelDirectory(snapshot);
+  return CheckModelDirectory(snapshot, has_config);
+}
+
+absl::StatusOr<fs::path> ResolveTokenizer(const std::string& tokenizer, const fs::path& directory) {
+  if (tokenizer.empty()) return directory;
+  std::error_code error;
+  if (fs::exists(fs::path(tokenizer) / "vocab.json", error) || fs::exists(fs::path(tokenizer) / "merges.txt", error)) {
+    return fs::path(tokenizer);
+  }
+  return FailedPrecondition("--tokenizer is '{}', but there is no vocab.json in it", tokenizer);
 }
 
 std::string ModelName(const std::string& model) {

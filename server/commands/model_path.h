@@ -29,7 +29,15 @@ std::filesystem::path HuggingFaceCache(const Environment& environment);
 //
 // Errors  NotFound: neither; the text of a name gives the command that would fetch it.
 //         FailedPrecondition: it is there, but is no directory, has no config.json, or the cache's entry is broken.
-absl::StatusOr<std::filesystem::path> ResolveModel(std::string_view model, const std::filesystem::path& cache);
+//
+// `has_config`: its configuration is given elsewhere, so that any directory will do.
+absl::StatusOr<std::filesystem::path> ResolveModel(std::string_view model, const std::filesystem::path& cache,
+                                                   bool has_config = false);
+
+// The directory to read the tokenizer from: `tokenizer` if that is given, else the model's. FailedPrecondition: the
+// given one has none.
+absl::StatusOr<std::filesystem::path> ResolveTokenizer(const std::string& tokenizer,
+                                                       const std::filesystem::path& directory);
 
 // What clients call it unless told otherwise: a directory's last part, wherever it was named from; a name as it is.
 std::string ModelName(const std::string& model);

@@ -133,13 +133,16 @@ class Server {
   // Everything up to the ready line. The ports first, so that a taken one is known before anything is loaded; then the
   // engine loads in its process while the rest starts in this one.
   absl::Status Start() {
-    OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory,
-                              ResolveModel(config_.model, HuggingFaceCache(ProcessEnvironment())));
+    OPTSERVE_ASSIGN_OR_RETURN(
+        const std::filesystem::path directory,
+        ResolveModel(config_.model, HuggingFaceCache(ProcessEnvironment()), !config_.engine.model_config_path.empty()));
+    OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path tokenizer_directory,
+                              ResolveTokenizer(config_.tokenizer, directory));
     OPTSERVE_ASSIGN_OR_RETURN(files_, RuntimeFiles::Open(config_, reread_, log_, metrics_));
     OPTSERVE_RETURN_IF_ERROR(StartHttp());
     StartEngine(directory);
     OPTSERVE_RETURN_IF_ERROR(StartGrpc());
-    absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(directory);
+    absl::StatusOr<Tokenizer> tokenizer = Tokenizer::Load(tokenizer_directory);
     const bool has_tokenizer = !absl::IsNotFound(tokenizer.status());
     if (has_tokenizer && !tokenizer.ok()) return tokenizer.status();
     OPTSERVE_RETURN_IF_ERROR(WaitForModel());

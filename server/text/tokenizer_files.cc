@@ -226,6 +226,8 @@ class Vocabulary {
     return id == kFree ? std::nullopt : std::optional(id);
   }
 
+  const std::vector<std::string>& tokens() const { return tokens_; }  // [id]; empty where an id has none
+
   bool HasTokenAt(int32_t id) const { return static_cast<size_t>(id) < tokens_.size() && !tokens_[id].empty(); }
 
   // Requires that neither the token nor the id is there, and that the token is not empty.
@@ -377,21 +379,55 @@ absl::StatusOr<TokenizerFiles::Merge> ParseMerge(const Vocabulary& vocabulary, s
   return merge;
 }
 
+// A file that ends too early reads like a whole one, and would cut texts into other tokens than the model has learned.
+// But every token of the vocabulary that could be merged from two others has a line that does it, unless it is special.
+absl::Status CheckAllMade(const TokenizerConfig& config, const Vocabulary& vocabulary,
+                          const std::vector<TokenizerFiles::Merge>& merges, int num_lines) {
+  const std::vector<std::string>& tokens = vocabulary.tokens();
+  std::vector<bool> is_made(tokens.size());
+  for (const TokenizerFiles::Merge& merge : merges) is_made[merge.result] = true;
+  for (const auto& content : {config.bos, config.eos, config.unk, config.pad}) {
+    if (const auto id = content ? vocabulary.Find(*content) : std::nullopt) is_made[*id] = true;
+  }
+  for (const DeclaredToken& token : config.others) {
+    if (const auto id = vocabulary.Find(token.content)) is_made[*id] = true;
+  }
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    const std::string_view token = tokens[id];
+    // <s> and <unk> are often in a vocabulary without being declared.
+    if (is_made[id] || (token.starts_with('<') && token.ends_with('>'))) continue;
+    for (size_t cut = 1; cut < token.size(); ++cut) {
+      if (!vocabulary.Find(token.substr(0, cut)) || !vocabulary.Find(token.substr(cut))) continue;
+      return InvalidArgument("{} is cut off: none of its {} lines makes {}, which is in {}; fetch it again", kMerges,
+                             num_lines, Quoted(token), kVocab);
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<TokenizerFiles::Merge>> ReadMerges(const std::filesystem::path& directory,
+                                                              const TokenizerConfig& config,
                                                               const Vocabulary& vocabulary) {
   OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kMerges, kMaxFileBytes));
   std::vector<TokenizerFiles::Merge> merges;
   std::string_view rest = content;
-  for (int line_number = 1; !rest.empty(); ++line_number) {
+  int line_number = 1;
+  for (; !rest.empty(); ++line_number) {
     const size_t end = rest.find('\n');
     std::string_view line = rest.substr(0, end);
     rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line_number == 1 && line.starts_with("#version")) continue;
     if (line.empty() && rest.empty()) break;
-    OPTSERVE_ASSIGN_OR_RETURN(const TokenizerFiles::Merge merge, ParseMerge(vocabulary, line, line_number));
-    merges.push_back(merge);
+    const absl::StatusOr<TokenizerFiles::Merge> merge = ParseMerge(vocabulary, line, line_number);
+    if (!merge.ok() && end == std::string_view::npos) {
+      return InvalidArgument("{}; the file ends within this line, so it is cut off: fetch it again",
+                             std::string(merge.status().message()));
+    }
+    OPTSERVE_RETURN_IF_ERROR(merge.status());
+    merges.push_back(*merge);
   }
+  OPTSERVE_RETURN_IF_ERROR(CheckAllMade(config, vocabulary, merges, line_number - 1));
   return merges;
 }
 
@@ -461,7 +497,7 @@ absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& d
   OPTSERVE_ASSIGN_OR_RETURN(const TokenizerConfig config, ReadTokenizerConfig(directory));
   OPTSERVE_ASSIGN_OR_RETURN(Vocabulary vocabulary, ReadVocabulary(directory, config));
   OPTSERVE_RETURN_IF_ERROR(PlaceAddedTokens(config, vocabulary));
-  OPTSERVE_ASSIGN_OR_RETURN(files.merges, ReadMerges(directory, vocabulary));
+  OPTSERVE_ASSIGN_OR_RETURN(files.merges, ReadMerges(directory, config, vocabulary));
   OPTSERVE_RETURN_IF_ERROR(ResolveSpecialTokens(config, vocabulary, files));
   files.tokens = std::move(vocabulary).TakeTokens();
   files.add_bos = config.add_bos;

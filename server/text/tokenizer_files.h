@@ -46,7 +46,8 @@ struct TokenizerFiles {
 //
 // Bounds  64 MiB for vocab.json and merges.txt, 4 MiB for the others, ids below 2^20, 1024 added tokens.
 // Errors  NotFound when there is neither vocab.json nor merges.txt: the model can be served for ids only.
-//         InvalidArgument when a file is broken; the text names the file and what is wrong in it.
+//         InvalidArgument when a file is broken, or merges.txt ends before all of vocab.json's tokens are made; the
+//         text names the file and what is wrong in it.
 absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& directory);
 
 }  // namespace optserve

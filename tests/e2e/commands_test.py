@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness import BINARY, MODEL, REFERENCE, run
+from harness import BINARY, MODEL, REFERENCE, Server, run
 
 CASE = REFERENCE[0]
 
@@ -121,16 +121,83 @@ def test_inspect_shows_what_is_in_a_checkpoint():
     assert report["tensor_parallel"][0]["size"] == 1 and report["num_parameters"] > 1_000_000
 
 
-def test_verify_finds_a_whole_model_whole_and_a_damaged_one_not(tmp_path):
-    whole = run("verify", MODEL)
-    assert whole.returncode == 0 and "is whole" in whole.stdout and not whole.stderr
+@pytest.fixture
+def damaged(tmp_path):
+    """The demo model with a NaN in its last weight."""
     for file in pathlib.Path(MODEL).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
-    weights[-2:] = b"\x00\x7e"  # a NaN
+    weights[-2:] = b"\x00\x7e"
     (tmp_path / "model.safetensors").write_bytes(weights)
-    damaged = run("verify", tmp_path)
-    assert damaged.returncode == 2 and "NaN" in damaged.stderr and not damaged.stdout
+    return tmp_path
+
+
+def test_verify_finds_a_whole_model_whole_and_a_damaged_one_not(damaged):
+    whole = run("verify", MODEL)
+    assert whole.returncode == 0 and "is whole" in whole.stdout and not whole.stderr
+    broken = run("verify", damaged)
+    assert broken.returncode == 2 and "NaN" in broken.stderr and not broken.stdout
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "x", "--max-tokens", 1],
+                                     ["serve", "--port", 0, "--no-grpc"]])
+def test_verify_while_loading_refuses_a_damaged_model(command, damaged):
+    ended = run(command[0], damaged, *command[1:], "--verify")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1
+    assert "model.safetensors: tensor" in ended.stderr and "holds NaN or infinity at row" in ended.stderr
+
+
+def test_verify_while_loading_lets_a_whole_model_pass():
+    ended = run("generate", MODEL, "--prompt", CASE["prompt"], "--temperature", 0, "--max-tokens", CASE["max_tokens"],
+                "--verify", "--tensor-parallel-size", 2)
+    assert ended.stdout.removesuffix("\n") == CASE["text"], ended.stderr
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The demo model's weights alone, and its configuration and tokenizer elsewhere: (model, config, tokenizer)."""
+    model, elsewhere = tmp_path / "weights", tmp_path / "elsewhere"
+    for file in pathlib.Path(MODEL).iterdir():
+        target = model if file.suffix == ".safetensors" else elsewhere
+        target.mkdir(exist_ok=True)
+        (target / file.name).write_bytes(file.read_bytes())
+    return model, elsewhere / "config.json", elsewhere
+
+
+def test_configuration_and_tokenizer_may_be_elsewhere(bare, tmp_path):
+    model, config, tokenizer = bare
+    without = run("generate", model, "--prompt", "x")
+    assert without.returncode == 2 and "--model-config" in without.stderr and str(model) in without.stderr
+    with_both = run("generate", model, "--model-config", config, "--tokenizer", tokenizer, "--prompt", CASE["prompt"],
+                    "--temperature", 0, "--max-tokens", CASE["max_tokens"])
+    assert with_both.stdout.removesuffix("\n") == CASE["text"], with_both.stderr
+    assert run("inspect", model, "--model-config", config).returncode == 0
+    assert run("verify", model, "--model-config", config).returncode == 0
+    written = run("convert", model, tmp_path / "new", "--model-config", config, "--tokenizer", tokenizer)
+    assert written.returncode == 0, written.stderr
+    answer = run("generate", tmp_path / "new", "--prompt", CASE["prompt"], "--temperature", 0,
+                 "--max-tokens", CASE["max_tokens"])
+    assert answer.stdout.removesuffix("\n") == CASE["text"], answer.stderr
+
+
+def test_a_server_takes_them_from_elsewhere_too(bare):
+    model, config, tokenizer = bare
+    with Server("--model-config", config, "--tokenizer", tokenizer, model=model) as server:
+        assert server.complete(CASE["prompt"], max_tokens=CASE["max_tokens"])["choices"][0]["text"] == CASE["text"]
+
+
+def test_what_is_wrong_elsewhere_is_named(bare, tmp_path):
+    model, config, tokenizer = bare
+    merges = (tokenizer / "merges.txt").read_text()
+    (tokenizer / "merges.txt").write_text(merges[:len(merges) // 2])
+    cut = run("generate", model, "--model-config", config, "--tokenizer", tokenizer, "--prompt", "x")
+    assert cut.returncode == 2 and "merges.txt" in cut.stderr and "cut off" in cut.stderr, cut.stderr
+    none = run("generate", model, "--model-config", config, "--tokenizer", tmp_path, "--prompt", "x")
+    assert none.returncode == 2 and f"--tokenizer is '{tmp_path}'" in none.stderr
+    config.write_text('{"num_attention_heads": 7}')
+    wrong = run("generate", model, "--model-config", config, "--tokenizer", MODEL, "--prompt", "x")
+    assert wrong.returncode == 2 and f"{config}: num_attention_heads is 7" in wrong.stderr
 
 
 def test_convert_writes_a_model_that_answers_the_same(tmp_path):

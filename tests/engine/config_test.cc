@@ -16,6 +16,7 @@ std::string ErrorOf(std::string_view json) {
 
 TEST(EngineConfigTest, WhatIsPrintedIsRead) {
   const EngineConfig config{.model_path = "/models/opt \"125m\"",
+                            .model_config_path = "/models/config.json",
                             .device = DeviceChoice::kCuda,
                             .dtype = DTypeChoice::kInt8,
                             .tensor_parallel_size = 4,
@@ -29,10 +30,13 @@ TEST(EngineConfigTest, WhatIsPrintedIsRead) {
                             .share_prefix_cache = true,
                             .deterministic_tp = true,
                             .num_threads = 3,
+                            .verify = true,
                             .step_timeout_seconds = 11};
   const auto again = ParseEngineConfig(EngineConfigToJson(config));
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->model_path, config.model_path);
+  EXPECT_EQ(again->model_config_path, config.model_config_path);
+  EXPECT_TRUE(again->verify);
   EXPECT_EQ(again->device, config.device);
   EXPECT_EQ(again->kv_cache_bytes, config.kv_cache_bytes);
   EXPECT_EQ(again->step_timeout_seconds, config.step_timeout_seconds);
@@ -59,6 +63,7 @@ TEST(EngineConfigTest, EveryBoundIsNamed) {
   EXPECT_THAT(ErrorOf(R"({"dtype":"int4"})"), HasSubstr("\"int8\""));
   EXPECT_THAT(ErrorOf(R"({"prefix_cache":1})"), HasSubstr("prefix_cache is 1, but must be true or false"));
   EXPECT_THAT(ErrorOf(R"({"model_path":1})"), HasSubstr("model_path"));
+  EXPECT_THAT(ErrorOf(R"({"model_config_path":1})"), HasSubstr("model_config_path"));
 }
 
 TEST(EngineConfigTest, WhatIsNoObjectIsRefused) {

@@ -63,7 +63,7 @@ LIBRARY_DOORS = {
     "prometheus-cpp": (r"prometheus/", [r"engine/util/metrics\.", r"server/http/admin_routes\.cc"]),
     "CLI11": (r"CLI/", [r"server/main\.cc", r"server/commands/", r"clients/"]),
     "spdlog": (r"spdlog/", [r"engine/util/log\."]),
-    "OpenSSL": (r"openssl/", [r"server/(access|http)/", r"engine/tools/file_hash\.", r"clients/"]),
+    "OpenSSL": (r"openssl/", [r"server/(access|http)/", r"engine/checkpoint/file_hash\.", r"clients/"]),
     "NCCL": (r"nccl", [r"engine/comm/nccl_"]),
     "MPI": (r"mpi\.h", [r"engine/comm/mpi_", r"engine/executor/mpi_executor"]),
     "CUDA": (r"cuda|cublas|curand|mma\.h|cooperative_groups", [r"kernels/", r"engine/comm/nccl_"]),

@@ -71,5 +71,40 @@ TEST(OpenModelTest, SpeaksOfABrokenConfigBeforeItMissesWeights) {
   EXPECT_THAT(std::string(OpenModel(folder.path().string()).status().message()), testing::HasSubstr("config.json"));
 }
 
+// A model's own numbers in a file of the user's, for weights that come without a config.json or with a wrong one.
+TEST(LoadConfigTest, AFileOfTheUsersIsReadInstead) {
+  const TempDir folder, elsewhere;
+  OptConfig odd;
+  odd.num_layers = 3;
+  const auto shapes = ShapesOf(odd, "metaseq");
+  const auto load = [&](const std::string& file) {
+    return LoadModelConfig(folder.path().string(), *shapes, (elsewhere.path() / file).string());
+  };
+  EXPECT_THAT(std::string(LoadModelConfig(folder.path().string(), *shapes).status().message()),
+              testing::HasSubstr("--model-config"));
+  elsewhere.Write("three.json", R"({"num_hidden_layers": 3, "num_attention_heads": 6})");
+  EXPECT_EQ(load("three.json")->num_heads, 6);
+  folder.Write("config.json", "{");
+  EXPECT_EQ(load("three.json")->num_heads, 6);
+}
+
+TEST(LoadConfigTest, ErrorsNameTheFileWithItsFolder) {
+  const TempDir folder, elsewhere;
+  const std::string path = folder.path().string(), file = (elsewhere.path() / "mine.json").string();
+  const auto error = [&](const std::string& config_file) {
+    return std::string(LoadOptConfig(path, config_file).status().message());
+  };
+  EXPECT_EQ(error(""), path + "/config.json: No such file or directory");
+  EXPECT_EQ(error(file), file + ": no such file");
+  elsewhere.Write("mine.json", R"({"num_attention_heads": 7})");
+  EXPECT_EQ(error(file), file + ": num_attention_heads is 7, which does not divide hidden_size 768");
+  folder.Write("config.json", "[]");
+  EXPECT_EQ(error(""), path + "/config.json: not a JSON object");
+  elsewhere.Write("mine.json", "{}");
+  folder.Write("generation_config.json", "[]");
+  EXPECT_EQ(error(file), path + "/generation_config.json: not a JSON object");
+  EXPECT_EQ(error("/dev/zero"), "/dev/zero: not a regular file");
+}
+
 }  // namespace
 }  // namespace optserve

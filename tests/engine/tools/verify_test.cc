@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/tools/file_hash.h"
+#include "engine/checkpoint/file_hash.h"
 #include "tests/support/golden_models.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_data.h"

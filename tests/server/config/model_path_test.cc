@@ -101,6 +101,22 @@ TEST_F(ResolveModelTest, MetaseqsDownloadsNeedNoConfig) {
   EXPECT_EQ(*ResolveModel((root_ / "model").string(), root_), root_ / "model");
 }
 
+TEST_F(ResolveModelTest, ADirectoryWithoutAConfigWillDoIfOneIsGiven) {
+  Write("model/pytorch_model.bin", "");
+  EXPECT_FALSE(ResolveModel((root_ / "model").string(), root_).ok());
+  EXPECT_EQ(*ResolveModel((root_ / "model").string(), root_, /*has_config=*/true), root_ / "model");
+  EXPECT_FALSE(ResolveModel((root_ / "nothing").string(), root_, /*has_config=*/true).ok());
+}
+
+TEST_F(ResolveModelTest, ATokenizerThatIsNamedMustBeThere) {
+  Write("elsewhere/vocab.json", "");
+  Write("model/config.json", "");
+  EXPECT_EQ(*ResolveTokenizer("", root_ / "model"), root_ / "model");
+  EXPECT_EQ(*ResolveTokenizer((root_ / "elsewhere").string(), root_ / "model"), root_ / "elsewhere");
+  const auto missing = ResolveTokenizer((root_ / "model").string(), root_ / "model");
+  EXPECT_EQ(missing.status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(ResolveModelTest, AModelIsCalledByItsDirectoryOrName) {
   Write("model/config.json", "{}");
   for (const char* spelling : {"model", "model/", "model/.", "model/../model"}) {

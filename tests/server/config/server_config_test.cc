@@ -89,6 +89,9 @@ TEST(ServerConfigTest, FlagWinsOverEnvironmentOverFileOverDefault) {
 // shows here.
 TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   const FlagValues flags = {{"model", "m"},
+                            {"model-config", "config"},
+                            {"tokenizer", "tokenizer"},
+                            {"verify", "true"},
                             {"served-model-name", "name"},
                             {"host", "h"},
                             {"port", "1"},

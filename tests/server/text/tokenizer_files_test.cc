@@ -116,8 +116,31 @@ TEST_F(TokenizerFilesTest, RefusesBrokenMerges) {
   EXPECT_THAT(refusal("a b\n\na c\n"), HasSubstr("merges.txt line 2"));
   EXPECT_THAT(refusal("a c\n"), HasSubstr("merges.txt line 1: the token \"ac\" is not in vocab.json"));
   EXPECT_THAT(refusal("zz b\n"), HasSubstr("the token \"zz\" is not in vocab.json"));
-  EXPECT_THAT(refusal("a b\na b\n"), HasSubstr("merges.txt: merge 2"));
+  EXPECT_THAT(refusal("a b\na b\nĠ ab\n"), HasSubstr("merges.txt: merge 2"));
   EXPECT_THAT(refusal("a \xC3\n"), HasSubstr("merges.txt is not UTF-8: bad byte at offset 2"));
+}
+
+// What is left of the file reads like a whole one; only the vocabulary tells.
+TEST_F(TokenizerFilesTest, RefusesMergesThatAreCutOff) {
+  const std::string whole = "#version: 0.2\na b\nĠ ab\n";
+  for (size_t size = 0; size + 1 < whole.size(); ++size) {
+    Write("merges.txt", whole.substr(0, size));
+    const bool in_character = size == 19;
+    EXPECT_THAT(Refusal(), AllOf(HasSubstr("merges.txt"), HasSubstr(in_character ? "not UTF-8" : "cut off"))) << size;
+  }
+  Write("merges.txt", whole.substr(0, whole.size() - 1));  // all but the last line's end
+  EXPECT_TRUE(Tokenizer::Load(directory_).ok());
+}
+
+TEST_F(TokenizerFilesTest, SpecialTokensNeedNoMerge) {
+  vocab_["<ab>"] = 262;    // looks like one
+  vocab_["[abab]"] = 263;  // said to be one
+  vocab_["b>"] = 264;
+  Write("vocab.json", vocab_.dump());
+  EXPECT_THAT(Refusal(), HasSubstr("none of its 3 lines makes \"b>\""));
+  Write("merges.txt", "#version: 0.2\na b\nĠ ab\nb >\n");
+  Write("special_tokens_map.json", R"({"mask_token": "[abab]"})");
+  EXPECT_TRUE(Tokenizer::Load(directory_).ok()) << Tokenizer::Load(directory_).status();
 }
 
 TEST_F(TokenizerFilesTest, RefusesABrokenConfiguration) {

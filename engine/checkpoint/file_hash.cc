@@ -1,4 +1,4 @@
-#include "engine/tools/file_hash.h"
+#include "engine/checkpoint/file_hash.h"
 
 #include <fmt/format.h>
 #include <openssl/evp.h>
