@@ -30,8 +30,8 @@ class LoadProblems {
   std::set<std::string> problems_ ABSL_GUARDED_BY(mu_);
 };
 
-// Calls load(options), and if config.verify says so lets it look at every number, and beside it compares checksums: they
-// need whole files, of which the ranks read pieces. Errors of load; else what was found.
+// Calls load(options), and if config.verify says so lets it look at every number, and beside it compares checksums:
+// they need whole files, of which the ranks read pieces. Errors of load; else what was found.
 absl::Status LoadAndVerify(const EngineConfig& config, bool compare_checksums, LoadOptions options,
                            const std::function<absl::Status(const LoadOptions&)>& load);
 
