@@ -85,6 +85,10 @@ class HttpServer::Impl {
     if (!error) acceptor_.set_option(TcpAcceptor::reuse_address(true), error);
     if (!error) acceptor_.bind(endpoint, error);
     if (!error) acceptor_.listen(kBacklog, error);
+    if (!error) acceptor_.non_blocking(true, error);
+    // Asio would take a connection that was aborted in the queue for an empty queue, and the next one behind it would
+    // wait until somebody else comes.
+    if (!error) acceptor_.set_option(asio::socket_base::enable_connection_aborted(true), error);
     if (!error) port_ = acceptor_.local_endpoint(error).port();
     if (error) return BindError(where, error);
     url_ = (options.tls ? "https://" : "http://") + HostAndPort(options.host, port_);
@@ -135,15 +139,18 @@ class HttpServer::Impl {
   Task<void> AcceptAll() {
     for (size_t next = 0; !stopping_; next = (next + 1) % loops_.size()) {
       const std::shared_ptr<IoLoop>& loop = loops_[next];
-      auto [error, socket] = co_await acceptor_.async_accept(loop->context(), asio::as_tuple(UseAwaitable{}));
+      // Not async_accept, which waits for the next one to come: this looks again at who is there already.
+      co_await acceptor_.async_wait(TcpAcceptor::wait_read, asio::as_tuple(UseAwaitable{}));
       if (stopping_) break;
+      error_code error;
+      TcpSocket socket = acceptor_.accept(loop->context(), error);
       if (!error) {
         Adopt(loop, std::move(socket));
       } else if (error == asio::error::no_descriptors ||
                  error == error_code(ENFILE, asio::error::get_system_category())) {
         ShedOne();
         co_await Pause();
-      } else if (error != asio::error::connection_aborted) {
+      } else if (error != asio::error::connection_aborted && error != asio::error::would_block) {
         co_await Pause();  // out of kernel memory, most likely
       }
     }

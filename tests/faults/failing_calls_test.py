@@ -26,9 +26,9 @@ def server(tmp_path):
     server.process.wait(timeout=10)
 
 
-def let_fail(server, pid, name):
-    subprocess.run(["fiu-ctrl", "-f", server.fiu, "-c", f"enable_random name={name},probability=0.01", str(pid)], check=True,
-                   timeout=30)
+def let_fail(server, pid, name, probability=0.01):
+    subprocess.run(["fiu-ctrl", "-f", server.fiu, "-c", f"enable_random name={name},probability={probability}", str(pid)],
+                   check=True, timeout=30)
 
 
 @pytest.mark.parametrize("name", ["libc/mm/malloc", "posix/io/rw/read", "posix/io/rw/write", "posix/mm/mmap", "posix/io/net/*"])
@@ -52,6 +52,18 @@ def test_r22_in_the_front_end_only_connections_fail(server, name):
     subprocess.run(["fiu-ctrl", "-f", server.fiu, "-c", f"disable name={name}", str(server.process.pid)], check=True, timeout=30)
     assert answers_of(server, BODIES) == expected
     server.wait_until_idle()
+
+
+def test_r22_nobody_waits_at_the_door_because_another_was_not_let_in(server):
+    expected = answers_of(server, BODIES[:1])
+    let_fail(server, server.process.pid, "posix/io/net/accept", probability=0.5)
+    # One after the other: nobody comes behind them to wake the server for those who wait.
+    for _ in range(40):
+        try:
+            assert answer_of(server, BODIES[0], timeout=5) == expected[0]
+        except requests.ConnectionError:
+            pass  # refused, and knows it
+        # requests.Timeout: it hung
 
 
 def test_r22_a_front_end_without_memory_ends_with_a_line(server):
