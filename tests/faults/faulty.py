@@ -4,9 +4,10 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pathlib
 import statistics
-import threading
-import time
+import subprocess
+import sys
 
 import psutil
 import requests
@@ -88,34 +89,24 @@ def answers_of(server, bodies):
 
 
 class Probes:
-    """Asks /livez and /readyz again and again, each on a connection of its own, until it is left."""
+    """Has prober.py ask /livez and /readyz until it is left; `statuses` has what came back, by path."""
 
     def __init__(self, server):
         self.server = server
-        self.seconds = {"/livez": [], "/readyz": []}
-        self.statuses = {"/livez": set(), "/readyz": set()}
-        self.stopping = threading.Event()
-
-    def _ask(self, path):
-        session = requests.Session()
-        while not self.stopping.is_set():
-            begin = time.monotonic()
-            self.statuses[path].add(session.get(self.server.url + path, timeout=10).status_code)
-            self.seconds[path].append(time.monotonic() - begin)
-            time.sleep(0.02)
 
     def __enter__(self):
-        self.threads = [threading.Thread(target=self._ask, args=(path,)) for path in self.seconds]
-        for thread in self.threads:
-            thread.start()
+        self.process = subprocess.Popen([sys.executable, pathlib.Path(__file__).with_name("prober.py"), self.server.url],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "asking\n"
         return self
 
     def __exit__(self, *exc):
-        self.stopping.set()
-        for thread in self.threads:
-            thread.join()
+        out, _ = self.process.communicate(timeout=30)
+        self.seen = json.loads(out)
+        self.statuses = {path: set(seen["statuses"]) for path, seen in self.seen.items()}
 
     def summary(self):
-        return {path: {"asked": len(seconds), "p50_ms": round(1e3 * statistics.median(seconds), 2),
-                       "p99.9_ms": round(1e3 * sorted(seconds)[int(len(seconds) * 0.999)], 2),
-                       "statuses": sorted(self.statuses[path])} for path, seconds in self.seconds.items()}
+        """Latencies; those of "echo" are what a server that does nothing at all would have had at the same time."""
+        return {path: {"asked": len(seen["seconds"]), "p50_ms": round(1e3 * statistics.median(seen["seconds"]), 2),
+                       "p99.9_ms": round(1e3 * sorted(seen["seconds"])[int(len(seen["seconds"]) * 0.999)], 2),
+                       "statuses": sorted(seen["statuses"])} for path, seen in self.seen.items()}

@@ -1,6 +1,6 @@
 """A mix of good, bad and crashing clients, and engines that die, for as long as wanted; does anything grow?
 
-    OPTSERVE_BINARY=build/faults/optserve build/test-venv/bin/python tests/faults/soak.py --minutes 120
+    OPTSERVE_BINARY=build/faults/optserve build/test-venv/bin/python tests/faults/soak.py --hours 2
 
 The first half kills an engine every few seconds, the second leaves it alone, so that its memory can be judged too.
 """
@@ -145,11 +145,12 @@ def soak(seconds, folder, faults="", workers=8, kill_every=6.0, hold_connections
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--hours", type=float, default=0)
+    parser.add_argument("--minutes", type=float, default=0, help="beside the hours; 20 if neither is given")
     parser.add_argument("--workers", type=int, default=8)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = soak(60 * args.minutes, folder, workers=args.workers)
+        report = soak(3600 * args.hours + 60 * args.minutes or 1200, folder, workers=args.workers)
     print(json.dumps(report, indent=1))
     sys.exit(any(report["grown"].values()) or report["num_failures"] > 0)
 
