@@ -182,15 +182,15 @@ def test_models_are_listed(address, server):
 
 def test_watch_sees_what_the_server_does(server):
     """While a request runs, its tokens and its sequence are in the lines."""
-    body = {"prompt": "Call me", "max_tokens": 900, "ignore_eos": True, "n": 4}
+    body = {"prompt": "Call me", "max_tokens": 900, "ignore_eos": True, "n": 8}
     request = threading.Thread(target=server.post, args=[body])
     request.start()
-    ended = cli("watch", "--interval", 0.2, "--count", 4, "--json", address=server.url)
+    ended = cli("watch", "--interval", 0.2, "--count", 6, "--json", address=server.url)
     request.join()
     looks = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert len(looks) == 4
+    assert len(looks) == 6
     busiest = max(looks, key=lambda look: look["generation_tokens_per_second"])
-    assert max(look["running"] for look in looks) == 4 and busiest["generation_tokens_per_second"] > 4
+    assert max(look["running"] for look in looks) == 8 and busiest["generation_tokens_per_second"] > 4
     assert max(look["kv_usage"] for look in looks) > 0
     assert 0 < busiest["inter_token_latency_p50"] <= busiest["inter_token_latency_p99"]
 
