@@ -312,6 +312,18 @@ TEST(HttpClientTest, ADeadlineEndsACallWhereverItIs) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(streamed.status)) << streamed.status;
 }
 
+TEST(HttpClientTest, AServerThatDoesNotAnswerTlsIsGivenUpAfterTheConnectTimeout) {
+  ScriptedServer server({[](ServerSide& side) { side.WaitForEnd(); }});
+  const auto client =
+      Client::Create(
+          {.address = "https" + server.address().substr(4), .retry = {.max_attempts = 1}, .connect_timeout = 100ms})
+          .value();
+  const auto began = std::chrono::steady_clock::now();
+  const absl::Status status = client->Complete(Request(), {.timeout = 10s}).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_LT(std::chrono::steady_clock::now() - began, 5s);
+}
+
 TEST(HttpClientTest, ADeadlineInThePastSendsNothingForLong) {
   ScriptedServer server({SaysAndWaits("")});
   EXPECT_TRUE(absl::IsDeadlineExceeded(ClientOf(server)->Complete(Request(), {.timeout = -1ms}).status()));
