@@ -123,6 +123,21 @@ def test_the_focus_goes_through_the_page_in_order_and_shows(server, open_playgro
     assert [name for name in seen if name in wanted] == wanted
 
 
+def test_a_button_that_goes_hands_its_focus_on(server, open_playground):
+    page = open_playground(server)
+    page.write(PROMPT)
+    page.set(max_tokens=8)
+    page.page.focus("#continue")
+    page.page.keyboard.press("Enter")
+    assert page.page.evaluate("document.activeElement.id") in ("stop", "continue")  # it may be over already
+    page.wait_until_over()
+    assert page.page.evaluate("document.activeElement.id") == "continue"
+    page.page.focus("#undo")
+    page.page.keyboard.press("Enter")
+    page.page.keyboard.press("Enter")
+    assert page.text == "" and page.page.evaluate("document.activeElement.id") == "redo"
+
+
 def test_the_answer_is_announced_once_not_token_by_token(server, open_playground):
     page = open_playground(server)
     page.page.evaluate("""() => {

@@ -181,6 +181,7 @@ def test_when_the_server_is_busy_the_wait_is_counted_down(scripted, open_playgro
     assert re.fullmatch("Try again in [123] s", page.page.inner_text("#notice-retry")) and page.page.is_disabled("#notice-retry")
     page.page.click("#notice-retry")  # waits until it may be pressed
     page.wait_until_over()
+    assert page.page.evaluate("document.activeElement.id") == "continue"
     assert page.text == "Once upon" and len(asked) == 2 and asked[0] == asked[1]
 
 

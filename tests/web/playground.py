@@ -69,7 +69,7 @@ class Playground:
         self.wait_until_over()
 
     def wait_until_over(self):
-        self.page.wait_for_function("() => document.getElementById('stop').hidden && !document.getElementById('score').disabled")
+        self.page.wait_for_function("() => document.getElementById('stop').hidden")
         # Two frames later all is drawn.
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
@@ -106,8 +106,8 @@ class Playground:
 
     def tokens(self, within="#ink"):
         """(text, colour level) of each."""
-        return self.page.eval_on_selector_all(
-            f"{within} .token", "(tokens) => tokens.map((token) => [token.textContent, Number(token.dataset.level)])")
+        return self.page.locator(within).locator(".token").evaluate_all(
+            "(tokens) => tokens.map((token) => [token.textContent, Number(token.dataset.level)])")
 
     def alternatives(self):
         return [tuple(pair) for pair in self.page.eval_on_selector_all(

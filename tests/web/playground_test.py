@@ -278,6 +278,27 @@ def test_forks_within_an_answer(server, open_playground):
     assert not page.page.is_visible("#answers-panel")
 
 
+def test_an_answer_is_read_and_forked_by_keyboard(server, open_playground):
+    page = open_playground(server)
+    page.write(PROMPT)
+    page.set(n=2, seed=5, max_tokens=8)
+    page.proceed()
+    page.set(n=1)
+    tokens = [text for text, _ in page.tokens(".card >> nth=1")]
+    page.page.focus(".card-text >> nth=1")
+    page.page.keyboard.press("Enter")
+    assert page.page.inner_text("#alternatives-title") == visible(tokens[0])
+    for token in tokens[1:4]:
+        page.page.keyboard.press("ArrowRight")
+        assert page.page.inner_text("#alternatives-title") == visible(token)
+    page.page.keyboard.press("Enter")
+    page.wait_until_over()
+    assert page.text.startswith(PROMPT + "".join(tokens[:3]))
+    page.page.keyboard.press("Control+z")  # the focus is in the text now
+    page.page.click("#answers-close")
+    assert page.text == PROMPT and not page.page.is_visible("#answers-panel")
+
+
 def test_an_edit_keeps_the_colours_before_it_and_no_others(server, open_playground):
     page = open_playground(server)
     page.write(PROMPT)
@@ -367,9 +388,11 @@ def test_the_code_does_what_the_page_does(server, open_playground, language, tmp
 def test_the_api_key_stays_where_it_belongs(open_playground, tmp_path):
     keys = tmp_path / "keys"
     key = run("keys", "new", "--api-key-file", keys).stdout.strip().splitlines()[-1].split()[-1]
-    with Server("--api-key-file", keys) as server:
+    with Server("--api-key-file", keys, "--probes-need-key", "--metrics-need-key") as server:
         page = open_playground(server, expected_errors=["401"])
         page.page.wait_for_selector("#notice:visible")
+        page.page.wait_for_function("() => document.getElementById('gauge-ready').textContent === 'needs a key'")
+        assert page.page.inner_text("#gauge-running") == "–"
         assert "API key" in page.notice
         assert page.page.evaluate("document.activeElement.id") == "key"
         page.page.keyboard.type("sk-wrong")
@@ -379,6 +402,7 @@ def test_the_api_key_stays_where_it_belongs(open_playground, tmp_path):
         page.page.keyboard.press("Tab")
         page.page.wait_for_selector("#field-temperature")
         assert page.notice is None
+        page.page.wait_for_function("() => document.getElementById('gauge-running').textContent === '0'")
         page.write(PROMPT)
         page.set(max_tokens=4)
         page.proceed()

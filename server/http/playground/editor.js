@@ -22,8 +22,9 @@ class Editor {
     });
   }
 
+  // Not on a phone, where its keyboard would slide over what there is to see.
   focus() {
-    this.#area.focus({ preventScroll: true });
+    if (!matchMedia("(pointer: coarse)").matches) this.#area.focus({ preventScroll: true });
   }
 
   show(state, colour) {

@@ -24,13 +24,21 @@ const colour = () => document.querySelector('input[name="colour"]:checked').valu
 
 function show() {
   const { state } = history;
+  const focused = document.activeElement;
   byId("ink").dataset.colour = byId("answers").dataset.colour = byId("scale").dataset.colour = colour();
   editor.show(state, colour());
   answersPanel.show(state.answers, colour());
   byId("examples").hidden = state.text !== "";
   byId("undo").disabled = !history.canUndo;
   byId("redo").disabled = !history.canRedo;
+  if (focused === byId("undo")) passFocus(focused, byId("redo"));
+  if (focused === byId("redo")) passFocus(focused, byId("undo"));
   showScore(state.score);
+}
+
+// The focus of a button that cannot have it any more goes to its neighbour, so that the keyboard stays where it was.
+function passFocus(from, to) {
+  if (from?.disabled || from?.closest("[hidden]")) to.focus();
 }
 
 let frame = 0;
@@ -53,18 +61,21 @@ function say(text) {
 }
 
 function notice(text, { kind = "error", again = null } = {}) {
+  const focused = document.activeElement;
   byId("notice").hidden = text === null;
   byId("notice").dataset.kind = kind;
   byId("notice-text").textContent = text ?? "";
   byId("notice-retry").hidden = again === null;
+  passFocus(focused, byId(running === null ? "continue" : "stop"));
   retry = again;
 }
 
 function setRunning(run) {
+  const focused = document.activeElement;
   running = run;
   byId("continue").hidden = run !== null;
   byId("stop").hidden = run === null;
-  byId("score").disabled = run !== null;
+  passFocus(focused, byId(run === null ? "continue" : "stop"));
   gauges.busy = run !== null;
 }
 
@@ -261,8 +272,9 @@ async function idOfAlternative(before, token, rank, signal) {
   return Number(same[among][0].replace("token_id:", ""));
 }
 
-// The same within an answer that waits to be chosen: it becomes part of the text.
+// The same within an answer that waits to be chosen: it becomes part of the text, and the answers are gone.
 function forkFromAnswer({ answer, base }, group, index, rank) {
+  editor.focus();
   const whole = withAnswer(base, answer);
   const shift = answer.echoes ? 0 : base.text.length;
   return forkFrom(whole, { ...group, start: group.start + shift, end: group.end + shift }, index, rank);
