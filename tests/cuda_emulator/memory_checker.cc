@@ -345,7 +345,10 @@ OPTSERVE_HOOKS(8)
 OPTSERVE_HOOKS(16)
 void __tsan_read_range(void* p, unsigned long n) { optserve::emulator::CheckAccess(p, n, false); }
 void __tsan_write_range(void* p, unsigned long n) { optserve::emulator::CheckAccess(p, n, true); }
-// Counters of the test framework, in code that is compiled together with kernels.
+// Words that ranks wait for, which gpu.h has checked already; and counters of the test framework, in code that is
+// compiled together with kernels.
+int __tsan_atomic32_load(const volatile int* at, int) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); }
+void __tsan_atomic32_store(volatile int* at, int value, int) { __atomic_store_n(at, value, __ATOMIC_SEQ_CST); }
 int __tsan_atomic32_fetch_add(volatile int* at, int value, int) {
   return __atomic_fetch_add(at, value, __ATOMIC_SEQ_CST);
 }
