@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 
 import pytest
 import requests
@@ -57,7 +58,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """)
         self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "HOME": str(self.home),
                             "SLURM_CONF": str(folder / "slurm.conf"), "OPTSERVE": str(harness.BINARY),
-                            "OPTSERVE_HOST_ADDRESS": "127.0.0.1"}
+                            "SERVE_ADDRESS": "127.0.0.1"}
 
     def __enter__(self):
         folder = self.folder
@@ -110,6 +111,17 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
     def state(self, job):
         return self.ask("scontrol", "show", "job", job)
 
+    def terminate(self, job):
+        """As Slurm does before the time limit."""
+        said = self.ask("scancel", "--signal=TERM", "--batch", job)
+        assert said == "", said
+
+    def wait_for_state(self, job, state):
+        deadline = time.monotonic() + 60
+        while f"JobState={state} " not in self.state(job):
+            assert time.monotonic() < deadline, self.state(job) + self.log(job)
+            time.sleep(0.2)
+
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
@@ -131,8 +143,8 @@ def test_a_job_serves_and_tells_its_user_alone_where(slurm):
     assert endpoint["model"] == "demo-model"
     assert requests.post(endpoint["url"] + "/v1/completions", json=body, headers=keyed, timeout=10).status_code == 200
     assert requests.post(endpoint["url"] + "/v1/completions", json=body, timeout=10).status_code == 401
-    slurm.ask("scancel", "--signal=TERM", "--batch", job)
-    wait_for(lambda: "JobState=COMPLETED" in slurm.state(job), 60, "the job's end")
+    slurm.terminate(job)
+    slurm.wait_for_state(job, "COMPLETED")
     assert not slurm.endpoint(job).exists()
     assert "draining" in slurm.log(job) and "stopped" in slurm.log(job)
 
@@ -145,16 +157,16 @@ def test_term_lets_running_requests_finish(slurm):
     with requests.post(endpoint["url"] + "/v1/completions", json=body, headers=keyed, stream=True, timeout=60) as response:
         stream = response.iter_lines()
         next(stream)
-        slurm.ask("scancel", "--signal=TERM", "--batch", job)
+        slurm.terminate(job)
         events = [line for line in stream if line]
     assert events[-1] == b"data: [DONE]" and not any(b'"error"' in event for event in events)
     assert len(events) > 3000
-    wait_for(lambda: "JobState=COMPLETED" in slurm.state(job), 60, "the job's end")
+    slurm.wait_for_state(job, "COMPLETED")
 
 
 def test_a_job_whose_model_is_not_there_fails_and_leaves_nothing(slurm):
     job = slurm.submit(SCRIPT, "/nowhere")
-    wait_for(lambda: "JobState=FAILED" in slurm.state(job), 60, "the job's failure")
+    slurm.wait_for_state(job, "FAILED")
     assert "ExitCode=2:0" in slurm.state(job) and "/nowhere" in slurm.log(job)
     assert not slurm.endpoint(job).exists()
 
@@ -164,8 +176,9 @@ def test_two_jobs_share_a_node(slurm):
     endpoints = [slurm.serving(job) for job in jobs]
     assert endpoints[0]["url"] != endpoints[1]["url"] and endpoints[0]["api_key"] != endpoints[1]["api_key"]
     for job in jobs:
-        slurm.ask("scancel", "--signal=TERM", "--batch", job)
-        wait_for(lambda: "JobState=COMPLETED" in slurm.state(job), 60, "the job's end")
+        slurm.terminate(job)
+    for job in jobs:
+        slurm.wait_for_state(job, "COMPLETED")
 
 
 def test_slurm_sends_term_before_the_limit():
