@@ -87,6 +87,7 @@ absl::Status LocalEngine::StartExecutor(const LoadProgress& progress) {
 
 // The engine's thread; readers start here.
 void LocalEngine::Run() {
+  accounted_ns_ = NowNs();
   while (TakeInbox()) {
     // A step more under way, if the executor takes one; else wait for the oldest.
     const bool is_submitted = SubmitStep();
@@ -98,6 +99,7 @@ void LocalEngine::Run() {
     }
     Publish();
     DeliverEvents();
+    CloseAccount();
   }
   DropSteps();
   Stop(FinishReason::kCancelled, absl::OkStatus());
@@ -109,7 +111,9 @@ bool LocalEngine::SubmitStep() {
   const StepPlan& plan = scheduler_->PlanStep(NowNs());
   if (plan.slices.empty()) return false;
   if (steps_in_flight_.empty()) NoteStepStart(NowNs());
-  steps_in_flight_.push_back({.step = plan.step, .num_tokens = static_cast<int32_t>(plan.token_ids.size())});
+  steps_in_flight_.push_back({.step = plan.step,
+                              .num_tokens = static_cast<int32_t>(plan.token_ids.size()),
+                              .num_sequences = static_cast<int32_t>(plan.slices.size())});
   executor_->Submit(plan);
   return true;
 }
@@ -126,6 +130,7 @@ absl::Status LocalEngine::CollectStep() {
   counters_.last_step_tokens = step.num_tokens;
   counters_.step_seconds += counters_.last_step_seconds;
   counters_.steps = step.step;
+  open_account_ = {.times = result->times, .demand = result->demand, .num_sequences = step.num_sequences};
   scheduler_->Commit(std::move(*result), step_ns);
   if (scheduler_->is_device_suspect()) return Death("NaN or Inf with several prompts: the device computes nonsense");
   return absl::OkStatus();
@@ -145,9 +150,13 @@ void LocalEngine::NoteStepStart(int64_t start_ns) {
 bool LocalEngine::TakeInbox() {
   {
     std::unique_lock lock(mu_);
-    wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    const auto has_work = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       return stopping_ || !inbox_.empty() || scheduler_->HasWork() || !steps_in_flight_.empty();
-    });
+    };
+    if (!has_work()) {
+      wake_.wait(lock, has_work);
+      accounted_ns_ = NowNs();  // what was idle is nobody's time
+    }
     if (stopping_) return false;
     taken_.swap(inbox_);
   }
@@ -160,7 +169,7 @@ void LocalEngine::Apply(Command command) {
   if (auto* submit = std::get_if<SubmitCommand>(&command)) {
     const uint32_t slot = SlotOf(std::move(submit->sink));
     ++sinks_[slot].num_requests;
-    scheduler_->Add(std::move(submit->request), slot, NowNs());
+    scheduler_->Add(std::move(submit->request), slot, submit->submitted_ns);
     return;
   }
   const CancelCommand& cancel = std::get<CancelCommand>(command);
@@ -228,6 +237,22 @@ void LocalEngine::DeliverEvents() {
   touched_slots_.clear();
 }
 
+// What the executor did not count since the last account is the host's. (With a step more under way it is what the
+// device waited for the host: the executor's times may begin before this account does, and end before it ends.)
+void LocalEngine::CloseAccount() {
+  if (!open_account_.has_value()) return;
+  const int64_t now_ns = NowNs();
+  StepTimes times = open_account_->times;
+  times[StepPhase::kHost] += now_ns - accounted_ns_ - times.total_ns();
+  accounted_ns_ = now_ns;
+  counters_.step_account.Add(times, open_account_->demand, 1);
+  counters_.request_account.Add(times, open_account_->demand, open_account_->num_sequences);
+  open_account_.reset();
+  const std::lock_guard lock(mu_);
+  stats_.step_account = counters_.step_account;
+  stats_.request_account = counters_.request_account;
+}
+
 uint32_t LocalEngine::SlotOf(std::shared_ptr<TokenSink> sink) {
   const auto [entry, is_new] = slots_.try_emplace(sink.get(), static_cast<uint32_t>(sinks_.size()));
   if (!is_new) return entry->second;
@@ -250,7 +275,7 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<TokenS
     if (!request.admitted) OPTSERVE_RETURN_IF_ERROR(CheckQueue(request));
     if (!live_.insert(request.id).second) return InvalidArgument("request id {} is in use", request.id);
     queue_.Add(request);
-    inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink)});
+    inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink), .submitted_ns = NowNs()});
   }
   wake_.notify_one();
   return absl::OkStatus();

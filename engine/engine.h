@@ -49,6 +49,7 @@ class LocalEngine : public EngineClient {
   struct SubmitCommand {
     GenerateRequest request;
     std::shared_ptr<TokenSink> sink;
+    int64_t submitted_ns = 0;
   };
   struct CancelCommand {
     RequestId id = 0;
@@ -79,6 +80,8 @@ class LocalEngine : public EngineClient {
   void Apply(Command command);
   // Ends everything and lets nothing more in.
   void Stop(FinishReason reason, const absl::Status& error);
+  // Ends the account of a step that was collected, whose events are out.
+  void CloseAccount();
   // Lets other threads see what has changed, then hands out the events: one call for each sink.
   void Publish();
   void DeliverEvents();
@@ -93,12 +96,21 @@ class LocalEngine : public EngineClient {
   struct StepInFlight {
     uint64_t step = 0;
     int32_t num_tokens = 0;
+    int32_t num_sequences = 0;
+  };
+  // The step that was collected last, until its account is closed.
+  struct OpenAccount {
+    StepTimes times;  // in the executor
+    StepDemand demand;
+    int32_t num_sequences = 0;
   };
 
   // The engine's thread only.
   int32_t max_steps_in_flight_ = 1;
   std::deque<StepInFlight> steps_in_flight_;
   int64_t step_start_ns_of_engine_ = 0;  // the same as step_start_ns_
+  std::optional<OpenAccount> open_account_;
+  int64_t accounted_ns_ = 0;  // all work until then is in an account
   std::unique_ptr<Scheduler> scheduler_;
   EngineStats counters_;
   std::vector<Command> taken_;

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "engine/config.h"
 #include "engine/request.h"
+#include "engine/util/step_account.h"
 
 namespace optserve {
 
@@ -28,6 +29,10 @@ struct EngineStats {
   double step_seconds = 0.0;  // sum over steps
   double last_step_seconds = 0.0;
   int32_t last_step_tokens = 0;
+  // How the time divides in which there was work: its parts sum to it. In the second a step counts once for each
+  // sequence in it: what requests waited for. Both may lag behind the counters above while a step's events go out.
+  StepAccount step_account;
+  StepAccount request_account;
 };
 
 // The border between the front end and an engine: all that the server knows of it. Any thread may call.

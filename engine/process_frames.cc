@@ -194,6 +194,30 @@ ModelInfo FromProto(const internal::ModelInfo& from) {
   };
 }
 
+namespace {
+
+void ToProto(const StepAccount& from, internal::StepAccount* to) {
+  to->set_steps(from.steps);
+  to->mutable_phase_ns()->Assign(from.times.ns.begin(), from.times.ns.end());
+  to->set_weight_bytes(from.demand.weight_bytes);
+  to->set_kv_bytes(from.demand.kv_bytes);
+  to->set_weight_flops(from.demand.weight_flops);
+  to->set_attention_flops(from.demand.attention_flops);
+}
+
+StepAccount FromProto(const internal::StepAccount& from) {
+  StepAccount to = {.steps = from.steps(),
+                    .demand = {.weight_bytes = from.weight_bytes(),
+                               .kv_bytes = from.kv_bytes(),
+                               .weight_flops = from.weight_flops(),
+                               .attention_flops = from.attention_flops()}};
+  const size_t num_phases = std::min(to.times.ns.size(), static_cast<size_t>(from.phase_ns_size()));
+  for (size_t i = 0; i < num_phases; ++i) to.times.ns[i] = from.phase_ns(static_cast<int>(i));
+  return to;
+}
+
+}  // namespace
+
 void ToProto(const EngineStats& from, internal::EngineStats* to) {
   to->set_running(from.running);
   to->set_waiting(from.waiting);
@@ -209,6 +233,8 @@ void ToProto(const EngineStats& from, internal::EngineStats* to) {
   to->set_step_seconds(from.step_seconds);
   to->set_last_step_seconds(from.last_step_seconds);
   to->set_last_step_tokens(from.last_step_tokens);
+  ToProto(from.step_account, to->mutable_step_account());
+  ToProto(from.request_account, to->mutable_request_account());
 }
 
 EngineStats FromProto(const internal::EngineStats& from) {
@@ -227,6 +253,8 @@ EngineStats FromProto(const internal::EngineStats& from) {
       .step_seconds = from.step_seconds(),
       .last_step_seconds = from.last_step_seconds(),
       .last_step_tokens = from.last_step_tokens(),
+      .step_account = FromProto(from.step_account()),
+      .request_account = FromProto(from.request_account()),
   };
 }
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -12,10 +13,12 @@
 #include "engine/executor/overlapped_executor.h"
 #include "engine/executor/rank_setup.h"
 #include "engine/executor/rank_worker.h"
+#include "engine/executor/step_work.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_weights.h"
+#include "engine/planner/cost_model.h"
 #include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
@@ -50,12 +53,15 @@ class LocalExecutor final : public Executor {
     OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizePool(max_model_len, max_tokens));
     for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, max_tokens));
 
+    demand_.emplace(MakeDemandModel(config_, model_config_, tensors));
     return MakeStartResult(config_, model_config_, tensors, kv);
   }
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
     absl::StatusOr<StepResult> result = RunRanks(plan);
-    if (result.ok()) drawn_.Keep(plan, *result);
+    if (!result.ok()) return result;
+    drawn_.Keep(plan, *result);
+    result->demand = demand_->Demand(WorkOf(plan));
     return result;
   }
 
@@ -195,6 +201,7 @@ class LocalExecutor final : public Executor {
 
   EngineConfig config_;
   OptConfig model_config_;
+  std::optional<CostModel> demand_;         // of model_config_, once started
   std::unique_ptr<Checkpoint> checkpoint_;  // outlives the ranks, whose weights are views of it
   std::vector<RankWorker> ranks_;
   DrawnTokens drawn_;

@@ -22,6 +22,7 @@
 #include "engine/executor/overlapped_executor.h"
 #include "engine/executor/rank_setup.h"
 #include "engine/executor/rank_worker.h"
+#include "engine/executor/step_work.h"
 #include "engine/model/kv_cache.h"
 #include "engine/scheduler/step_plan_bytes.h"
 #include "engine/util/fault_injection.h"
@@ -128,6 +129,7 @@ class MpiRank {
   }
 
   const EngineConfig& config() const { return config_; }
+  CostModel MakeDemand() const { return MakeDemandModel(config_, model_config_, tensors_); }
   StartResult started(const KvBudget& kv) const { return MakeStartResult(config_, model_config_, tensors_, kv); }
 
  private:
@@ -192,6 +194,7 @@ class MpiExecutor final : public Executor {
     OPTSERVE_RETURN_IF_ERROR(
         Least(allocated.ok() ? absl::StatusOr<int64_t>(0) : absl::StatusOr<int64_t>(allocated)).status());
     asking_ = std::thread([this] { Ask(); });
+    demand_.emplace(rank_.MakeDemand());
     return rank_.started(kv);
   }
 
@@ -203,6 +206,7 @@ class MpiExecutor final : public Executor {
     OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(kPlan + EncodeStepPlan(resolved)));
     OPTSERVE_ASSIGN_OR_RETURN(StepResult result, rank_.Execute(resolved));
     drawn_.Keep(resolved, result);
+    result.demand = demand_->Demand(WorkOf(resolved));
     return result;
   }
 
@@ -259,6 +263,7 @@ class MpiExecutor final : public Executor {
 
   MpiGroup& group_;
   MpiRank rank_;
+  std::optional<CostModel> demand_;  // once started
   DrawnTokens drawn_;
   std::mutex group_mu_;  // a step, or a question and its answers
   std::mutex mu_;

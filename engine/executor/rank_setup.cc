@@ -82,6 +82,17 @@ StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, 
   return result;
 }
 
+CostModel MakeDemandModel(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors) {
+  const bool cuda = config.device == DeviceChoice::kCuda;
+  CostModel::Options options;
+  options.model = model;
+  options.weight_bytes = cuda
+                             ? static_cast<double>(SizeOf(DType::kF16))
+                             : static_cast<double>(tensors.num_bytes()) / static_cast<double>(tensors.num_parameters());
+  options.kv_bytes = static_cast<double>(SizeOf(cuda ? DType::kF16 : DType::kF32));
+  return CostModel(std::move(options));
+}
+
 absl::StatusOr<StepResult> OfRank(std::string_view name, absl::StatusOr<StepResult> result) {
   if (result.ok()) return result;
   return Within(name, result.status());

@@ -9,6 +9,7 @@
 #include "engine/model/load_config.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_weights.h"
+#include "engine/planner/cost_model.h"
 #include "engine/scheduler/step_plan.h"
 
 // What every executor with ranks of its own does the same way, wherever the ranks are.
@@ -24,6 +25,10 @@ int64_t MaxTokensOfStep(const EngineConfig& config);
 
 StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,
                             const KvBudget& kv);
+
+// Says what a step cannot do without, by the sizes of the model alone; which node and how well it does are the other
+// half of a cost model, and left out here.
+CostModel MakeDemandModel(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors);
 
 // A rank's result, its error with the rank's name in front.
 absl::StatusOr<StepResult> OfRank(std::string_view name, absl::StatusOr<StepResult> result);

@@ -58,9 +58,11 @@ absl::Status RankWorker::Allocate(const KvBudget& kv, int64_t max_tokens) {
 }
 
 absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const DrawnTokens& drawn) {
+  clock_->Start(StepPhase::kHost);
   OPTSERVE_RETURN_IF_ERROR(InjectFaults(plan));
   OPTSERVE_RETURN_IF_ERROR(inputs_.Set(plan, drawn, block_size_, *backend_));
   ZeroBlocks(plan.zeroed_blocks);
+  clock_->Enter(StepPhase::kGaps);
   model_->Forward(inputs_);
   OPTSERVE_RETURN_IF_ERROR(comm_->Check());
   StepResult result;
@@ -74,6 +76,7 @@ absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const Drawn
   }
   OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());
   OPTSERVE_RETURN_IF_ERROR(comm_->Check());
+  result.times = clock_->Stop();
   return result;
 }
 
@@ -112,6 +115,7 @@ absl::Status RankWorker::InjectFaults(const StepPlan& plan) {
 absl::Status RankWorker::SampleRows(int64_t begin, int64_t count, StepResult& result) {
   const TensorView logits = model_->Logits(inputs_, begin, count);
   if (comm_->rank() != 0) return absl::OkStatus();
+  const StepClock::Scope scope(*clock_, StepPhase::kSampling);
   backend_->Sample({.logits = logits,
                     .rows = inputs_.sample_rows + begin,
                     .counts = inputs_.counts,
@@ -137,6 +141,7 @@ absl::Status RankWorker::SampleRows(int64_t begin, int64_t count, StepResult& re
 absl::Status RankWorker::ScoreRows(int64_t begin, int64_t count, StepResult& result) {
   const TensorView logits = model_->Logits(inputs_, inputs_.num_samples + begin, count);
   if (comm_->rank() != 0) return absl::OkStatus();
+  const StepClock::Scope scope(*clock_, StepPhase::kSampling);
   int32_t num_top = 0;
   for (int64_t r = begin; r < begin + count; ++r) num_top = std::max(num_top, inputs_.score_rows[r].num_top);
   backend_->Score({.logits = logits,

@@ -10,7 +10,9 @@
 #include "absl/status/statusor.h"
 #include "engine/comm/communicator.h"
 #include "engine/executor/executor.h"
+#include "engine/executor/step_clock.h"
 #include "engine/executor/step_inputs.h"
+#include "engine/executor/timed_backend.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_model.h"
@@ -28,7 +30,10 @@ class RankWorker {
   // With `deterministic_tp` the group's size changes no bit, see adr/0006.
   RankWorker(const OptConfig& config, std::unique_ptr<Backend> backend, std::unique_ptr<Communicator> comm,
              bool deterministic_tp = false)
-      : config_(config), deterministic_tp_(deterministic_tp), backend_(std::move(backend)), comm_(std::move(comm)) {}
+      : config_(config),
+        deterministic_tp_(deterministic_tp),
+        backend_(MakeTimedBackend(std::move(backend), *clock_)),
+        comm_(MakeTimedCommunicator(std::move(comm), backend_->info().host_memory, *clock_)) {}
 
   // `tensors` and the checkpoint behind them outlive the worker.
   absl::Status LoadWeights(const OptTensors& tensors, const LoadOptions& options = {});
@@ -36,7 +41,8 @@ class RankWorker {
   // Takes the memory of the KV cache and of steps up to max_tokens tokens. ResourceExhausted names the shortfall.
   absl::Status Allocate(const KvBudget& kv, int64_t max_tokens);
 
-  // Runs the plan; `drawn` has what the step before it drew. The result is empty on all ranks but 0.
+  // Runs the plan; `drawn` has what the step before it drew. The result is empty on all ranks but 0. Its demand is left
+  // to the caller.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const DrawnTokens& drawn = {});
 
   // All ranks do before any of them ends: their communicators use each other's backends.
@@ -64,6 +70,7 @@ class RankWorker {
 
   OptConfig config_;
   bool deterministic_tp_ = false;
+  std::unique_ptr<StepClock> clock_ = std::make_unique<StepClock>();  // on the heap: backend and comm refer to it
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Communicator> comm_;
   OptWeights weights_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/executor/step_work.h"
 #include "engine/util/status.h"
 
 namespace optserve {
@@ -38,18 +39,6 @@ absl::StatusOr<StartResult> SimulatedExecutor::Start(const LoadProgress& progres
                 .max_num_seqs = options_.max_num_seqs,
                 .kv_tokens = num_blocks * options_.block_size,
                 .weight_bytes = static_cast<int64_t>(model_.WeightBytes()) * model_.options().tensor_parallel_size}};
-}
-
-StepWork SimulatedExecutor::WorkOf(const StepPlan& plan) {
-  StepWork work{.num_sequences = static_cast<int64_t>(plan.slices.size())};
-  for (const SequenceSlice& slice : plan.slices) {
-    const int64_t tokens = slice.num_tokens;
-    work.num_tokens += tokens;
-    work.num_samples += std::ssize(slice.score_targets) + (slice.wants_sample ? 1 : 0);
-    work.kv_tokens += slice.context_len();
-    work.attended_pairs += tokens * slice.num_cached + tokens * (tokens + 1) / 2;
-  }
-  return work;
 }
 
 absl::StatusOr<StepResult> SimulatedExecutor::Execute(const StepPlan& plan) {

@@ -40,9 +40,6 @@ class SimulatedExecutor : public Executor {
   void Submit(const StepPlan& plan) override;
   absl::StatusOr<StepResult> Collect() override;
 
-  // What a plan asks for, in the cost model's terms.
-  static StepWork WorkOf(const StepPlan& plan);
-
  private:
   const CostModel model_;
   const Options options_;

@@ -145,6 +145,18 @@ int64_t CostModel::KvTokens() const {
   return static_cast<int64_t>(std::floor(room / KvBytesPerToken()));
 }
 
+StepDemand CostModel::Demand(const StepWork& work) const {
+  const OptConfig& m = options_.model;
+  const double ranks = options_.tensor_parallel_size;
+  const double linear = LinearParameters() * ranks;
+  const double head = HeadParameters() * ranks;
+  const auto samples = static_cast<double>(work.num_samples);
+  return {.weight_bytes = (linear + (work.num_samples > 0 ? head : 0.0)) * options_.weight_bytes,
+          .kv_bytes = static_cast<double>(work.kv_tokens) * KvBytesPerToken() * ranks,
+          .weight_flops = 2 * (linear * static_cast<double>(work.num_tokens) + head * samples),
+          .attention_flops = 4.0 * m.num_layers * m.hidden_size * static_cast<double>(work.attended_pairs)};
+}
+
 StepCost CostModel::Step(const StepWork& work, Outlook outlook) const {
   const OptConfig& m = options_.model;
   const EngineProfile& p = options_.profile;

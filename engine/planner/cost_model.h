@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "engine/model/opt_config.h"
 #include "engine/planner/node.h"
+#include "engine/util/step_account.h"
 
 namespace optserve {
 
@@ -79,6 +80,9 @@ class CostModel {
   explicit CostModel(Options options);
 
   StepCost Step(const StepWork& work, Outlook outlook = Outlook::kLikely) const;
+
+  // What all ranks together cannot do without, whatever the node.
+  StepDemand Demand(const StepWork& work) const;
 
   // Of one rank. Positions, norms and the biases of row-parallel layers are on every rank; vocabulary rows and all else
   // are divided.

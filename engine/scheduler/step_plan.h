@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "engine/util/step_account.h"
 
 namespace optserve {
 
@@ -88,6 +89,8 @@ struct StepResult {
   uint64_t step = 0;
   std::vector<SampledToken> sampled;  // one per slice that wants_sample, in slice order
   std::vector<ScoredPrompt> scored;   // one per slice with score_targets, in slice order
+  StepTimes times;                    // of rank 0, from the first to the last thing that it does
+  StepDemand demand;
 };
 
 }  // namespace optserve

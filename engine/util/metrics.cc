@@ -58,6 +58,19 @@ constexpr MetricInfo kRequestQueue = {"optserve_request_queue_seconds",
 constexpr MetricInfo kStepSeconds = {"optserve_step_seconds", "One forward pass over all ranks.",
                                      MetricType::Histogram};
 constexpr MetricInfo kStepTokens = {"optserve_step_tokens", "Tokens computed in one step.", MetricType::Histogram};
+constexpr MetricInfo kStepPhase = {"optserve_step_phase_seconds_total",
+                                   "Time in which there was work, by what it went to.", MetricType::Counter};
+constexpr MetricInfo kStepDemand = {"optserve_step_demand_total",
+                                    "Bytes that steps had to read at least, and multiplications and additions they had "
+                                    "to make.",
+                                    MetricType::Counter};
+constexpr MetricInfo kRequestPhase = {"optserve_request_phase_seconds_total",
+                                      "The same time, counted once for each sequence in a step: what requests waited "
+                                      "for.",
+                                      MetricType::Counter};
+constexpr MetricInfo kRequestDemand = {"optserve_request_demand_total",
+                                       "What steps had to read and compute at least, counted in the same way.",
+                                       MetricType::Counter};
 constexpr MetricInfo kEngineRestarts = {"optserve_engine_restarts_total",
                                         "Engine processes started in place of one that died.", MetricType::Counter};
 constexpr MetricInfo kNonfiniteRows = {"optserve_nonfinite_rows_total", "Rows of logits that held NaN or infinity.",
@@ -129,6 +142,28 @@ MetricFamily Value(const MetricInfo& info, double value, std::vector<ClientMetri
   return Family(info, {std::move(metric)});
 }
 
+ClientMetric Labelled(const char* label, std::string_view value, double count) {
+  ClientMetric metric;
+  metric.label = {{label, std::string(value)}};
+  metric.counter.value = count;
+  return metric;
+}
+
+MetricFamily Phases(const MetricInfo& info, const StepTimes& times) {
+  std::vector<ClientMetric> metrics;
+  for (size_t i = 0; i < kNumStepPhases; ++i) {
+    metrics.push_back(Labelled("phase", kStepPhaseNames[i], static_cast<double>(times.ns[i]) * 1e-9));
+  }
+  return Family(info, std::move(metrics));
+}
+
+MetricFamily Demand(const MetricInfo& info, const StepDemand& demand) {
+  return Family(info,
+                {Labelled("kind", "weight_bytes", demand.weight_bytes), Labelled("kind", "kv_bytes", demand.kv_bytes),
+                 Labelled("kind", "weight_flops", demand.weight_flops),
+                 Labelled("kind", "attention_flops", demand.attention_flops)});
+}
+
 }  // namespace
 
 class Metrics::Impl {
@@ -198,6 +233,10 @@ std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool 
       Family(kRequestQueue, {request_queue.Collect()}),
       Family(kStepSeconds, {step_seconds.Collect()}),
       Family(kStepTokens, {step_tokens.Collect()}),
+      Phases(kStepPhase, stats.step_account.times),
+      Demand(kStepDemand, stats.step_account.demand),
+      Phases(kRequestPhase, stats.request_account.times),
+      Demand(kRequestDemand, stats.request_account.demand),
       Value(kEngineRestarts, engine_restarts.Value()),
       Value(kNonfiniteRows, count(stats.nonfinite_rows)),
       Value(kUsageLogFailures, usage_log_failures.Value()),

@@ -48,6 +48,8 @@ void AddTo(EngineStats& to, const EngineStats& from, bool is_alive) {
   to.prefix_cache_hits += from.prefix_cache_hits;
   to.nonfinite_rows += from.nonfinite_rows;
   to.step_seconds += from.step_seconds;
+  to.step_account.Add(from.step_account);
+  to.request_account.Add(from.request_account);
   if (!is_alive) return;
   to.running += from.running;
   to.waiting += from.waiting;

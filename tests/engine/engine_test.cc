@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <map>
+#include <thread>
 
 #include "engine/util/error_details.h"
 #include "tests/support/fake_executor.h"
@@ -135,6 +136,51 @@ TEST(LocalEngineTest, AnswersARequest) {
   EXPECT_GT(stats.steps, 0);
   EXPECT_GT(stats.step_seconds, 0.0);
   EXPECT_TRUE(engine->Health().ok());
+}
+
+// Once the last step's events are out.
+EngineStats StatsWithAllAccounts(const LocalEngine& engine) {
+  EngineStats stats = engine.Stats();
+  for (int i = 0; i < 10'000 && stats.step_account.steps != stats.steps; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    stats = engine.Stats();
+  }
+  return stats;
+}
+
+TEST(LocalEngineTest, TheAccountSumsToTheTimeInWhichThereWasWork) {
+  // Of each step's 5 ms the executor says where 2 ms went.
+  class SlowExecutor : public FakeExecutor {
+   public:
+    using FakeExecutor::FakeExecutor;
+    absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      absl::StatusOr<StepResult> result = FakeExecutor::Execute(plan);
+      result->times[StepPhase::kWeights] = 2'000'000;
+      result->demand.weight_bytes = 10;
+      return result;
+    }
+  };
+  auto engine = LocalEngine::Start({}, std::make_unique<SlowExecutor>(FakeExecutor::Options()), nullptr).value();
+  double wall_ns = 0;
+  for (const RequestId id : {1, 2}) {  // with a pause between them, which is nobody's time
+    const auto sink = std::make_shared<Collector>();
+    const auto start = std::chrono::steady_clock::now();
+    ASSERT_TRUE(engine->Submit({.id = id, .prompt = {5}, .max_tokens = 20, .num_choices = 2}, sink).ok());
+    ASSERT_TRUE(sink->WaitForFinished(2));
+    wall_ns += std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+  const EngineStats stats = StatsWithAllAccounts(*engine);
+  const StepAccount& account = stats.step_account;
+  EXPECT_EQ(account.steps, stats.steps);
+  EXPECT_GE(account.times.total_ns(), 5'000'000 * static_cast<int64_t>(stats.steps));
+  EXPECT_LE(static_cast<double>(account.times.total_ns()), wall_ns);
+  EXPECT_EQ(account.times[StepPhase::kWeights], 2'000'000 * static_cast<int64_t>(stats.steps));
+  EXPECT_GE(account.times[StepPhase::kHost], 3'000'000 * static_cast<int64_t>(stats.steps));
+  EXPECT_EQ(account.demand.weight_bytes, 10.0 * static_cast<double>(stats.steps));
+  // Each sequence of each step has got a token.
+  EXPECT_EQ(stats.request_account.times[StepPhase::kWeights], 2'000'000 * static_cast<int64_t>(stats.generated_tokens));
 }
 
 TEST(LocalEngineTest, OneCallAStepForEachSink) {

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -43,6 +44,45 @@ TEST(LocalExecutorTest, ReportsTheModel) {
   EXPECT_LT(start->model.weight_bytes, file_bytes);
   EXPECT_GT(start->model.weight_bytes, file_bytes - 10'000);  // all but the header
   EXPECT_EQ(start->model.num_parameters, start->model.weight_bytes / 2);
+}
+
+TEST(LocalExecutorTest, AStepsPhasesSumToItAndItsDemandIsThatOfItsTokens) {
+  for (const int32_t ranks : {1, 2}) {
+    const EngineConfig config{
+        .model_path = ModelPath("preln_d64"), .tensor_parallel_size = ranks, .max_num_seqs = 3, .num_threads = ranks};
+    std::unique_ptr<Executor> executor;
+    const absl::StatusOr<StartResult> start = Start(config, &executor);
+    ASSERT_TRUE(start.ok()) << start.status();
+    StepPlan plan{.step = 1};
+    plan.slices.push_back({.num_tokens = 12, .block_table = {0}, .wants_sample = true});
+    plan.token_ids.assign(12, 5);
+    StepTimes sum;
+    StepResult result;
+    double wall_ns = 0;
+    for (int repetition = 0; repetition < 50; ++repetition) {
+      const auto begin = std::chrono::steady_clock::now();
+      result = executor->Execute(plan).value();
+      wall_ns += std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - begin).count();
+      for (size_t i = 0; i < kNumStepPhases; ++i) sum.ns[i] += result.times.ns[i];
+    }
+    EXPECT_LE(static_cast<double>(sum.total_ns()), wall_ns);
+    // The rest is that of waking the ranks' threads.
+    EXPECT_GE(static_cast<double>(sum.total_ns()), ranks == 1 ? 0.8 * wall_ns : 0.0);
+    for (const StepPhase phase : {StepPhase::kWeights, StepPhase::kAttention, StepPhase::kKernels, StepPhase::kSampling,
+                                  StepPhase::kGaps, StepPhase::kHost}) {
+      EXPECT_GT(sum[phase], 0) << kStepPhaseNames[static_cast<size_t>(phase)] << ", ranks: " << ranks;
+    }
+    EXPECT_EQ(sum[StepPhase::kAllReduce] > 0, ranks > 1);
+    EXPECT_EQ(sum[StepPhase::kDevice], 0);
+    // All weights but positions, norms and biases; the head counts as many flops as it has weights for one token only.
+    const auto weight_bytes = static_cast<double>(start->model.weight_bytes);
+    EXPECT_LT(result.demand.weight_bytes, weight_bytes);
+    EXPECT_GT(result.demand.weight_bytes, 0.8 * weight_bytes);
+    EXPECT_GT(result.demand.weight_flops, result.demand.weight_bytes);
+    EXPECT_LT(result.demand.weight_flops, 12 * result.demand.weight_bytes);
+    EXPECT_GT(result.demand.kv_bytes, 0);
+    EXPECT_GT(result.demand.attention_flops, 0);
+  }
 }
 
 TEST(LocalExecutorTest, RefusesWhatTheModelCannotDo) {

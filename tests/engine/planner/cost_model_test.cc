@@ -149,5 +149,17 @@ TEST(OptSizesTest, NamesAreFoundInEverySpelling) {
   EXPECT_THAT(std::string(FindOptSize("opt-7b").status().message()), testing::HasSubstr("opt-6.7b"));
 }
 
+// The sizes of OPT-125M: 123.5 million weights in products, 12 layers of 768.
+TEST(DemandTest, IsThatOfTheTokensAndNotOfTheNode) {
+  for (const int32_t ranks : {1, 2}) {
+    const CostModel model = Model("opt-125m", "dgx2", "optserve-cuda", ranks);
+    const StepDemand demand = model.Demand(DecodeWork(/*num_sequences=*/3, /*context_tokens=*/100));
+    EXPECT_NEAR(demand.weight_bytes, 2 * 123.5e6, 0.2e6);
+    EXPECT_NEAR(demand.weight_flops, 3 * 2 * 123.5e6, 0.6e6);
+    EXPECT_DOUBLE_EQ(demand.kv_bytes, 300.0 * 2 * 12 * 768 * 2);
+    EXPECT_DOUBLE_EQ(demand.attention_flops, 300.0 * 4 * 12 * 768);
+  }
+}
+
 }  // namespace
 }  // namespace optserve

@@ -32,14 +32,18 @@ TEST(MetricsTest, EngineCountersAreShown) {
                                            .preemptions = 4,
                                            .prefix_cache_queries = 16,
                                            .prefix_cache_hits = 12,
-                                           .nonfinite_rows = 1},
+                                           .nonfinite_rows = 1,
+                                           .step_account = {.times = {{1'500'000'000}}, .demand = {.kv_bytes = 7}},
+                                           .request_account = {.times = {{0, 3'000'000'000}}}},
                                           /*engine_healthy=*/true);
   for (const char* line :
        {"optserve_requests_running 3", "optserve_requests_waiting 2", "optserve_kv_cache_usage_ratio 0.25",
         "optserve_prompt_tokens_total 100", "optserve_generation_tokens_total 20", "optserve_preemptions_total 4",
         "optserve_prefix_cache_queries_total 16", "optserve_prefix_cache_hits_total 12",
         "optserve_nonfinite_rows_total 1", "optserve_engine_healthy 1", "optserve_build_info{version=\"1.2.3\"} 1",
-        "optserve_engine_restarts_total 0"}) {
+        "optserve_engine_restarts_total 0", "optserve_step_phase_seconds_total{phase=\"weights\"} 1.5",
+        "optserve_step_demand_total{kind=\"kv_bytes\"} 7",
+        "optserve_request_phase_seconds_total{phase=\"attention\"} 3"}) {
     EXPECT_THAT(Lines(text), testing::Contains(line));
   }
   EXPECT_THAT(metrics.Render({}, /*engine_healthy=*/false), HasSubstr("\noptserve_engine_healthy 0\n"));
@@ -127,7 +131,7 @@ TEST(MetricsTest, NamesPassThePrometheusLint) {
     }
     EXPECT_TRUE(types.contains(family)) << line;
   }
-  EXPECT_EQ(types.size(), 22u);
+  EXPECT_EQ(types.size(), 26u);
   EXPECT_THAT(text, Not(testing::ContainsRegex("_(ms|millis|percent|kb|mb)[_ {]")));
 }
 

@@ -148,20 +148,23 @@ TEST(ProcessFramesTest, TheModelCrossesWhole) {
 }
 
 TEST(ProcessFramesTest, CountersCrossWhole) {
-  const EngineStats sent = {.running = 1,
-                            .waiting = 2,
-                            .blocks_total = 3,
-                            .blocks_used = 4,
-                            .steps = 5,
-                            .prompt_tokens = 6,
-                            .generated_tokens = 7,
-                            .preemptions = 8,
-                            .prefix_cache_queries = 9,
-                            .prefix_cache_hits = 10,
-                            .nonfinite_rows = 11,
-                            .step_seconds = 0.12,
-                            .last_step_seconds = 0.13,
-                            .last_step_tokens = 14};
+  const EngineStats sent = {
+      .running = 1,
+      .waiting = 2,
+      .blocks_total = 3,
+      .blocks_used = 4,
+      .steps = 5,
+      .prompt_tokens = 6,
+      .generated_tokens = 7,
+      .preemptions = 8,
+      .prefix_cache_queries = 9,
+      .prefix_cache_hits = 10,
+      .nonfinite_rows = 11,
+      .step_seconds = 0.12,
+      .last_step_seconds = 0.13,
+      .last_step_tokens = 14,
+      .step_account = {.steps = 15, .times = {{16, 17, 18, 19, 20, 21, 22, 23}}, .demand = {24, 25, 26, 27}},
+      .request_account = {.steps = 28, .times = {{29}}, .demand = {30}}};
   const EngineStats got = RoundTrip<internal::EngineStats>(sent);
   EXPECT_EQ(got.running, sent.running);
   EXPECT_EQ(got.waiting, sent.waiting);
@@ -177,6 +180,14 @@ TEST(ProcessFramesTest, CountersCrossWhole) {
   EXPECT_EQ(got.step_seconds, sent.step_seconds);
   EXPECT_EQ(got.last_step_seconds, sent.last_step_seconds);
   EXPECT_EQ(got.last_step_tokens, sent.last_step_tokens);
+  for (const auto account : {&EngineStats::step_account, &EngineStats::request_account}) {
+    EXPECT_EQ((got.*account).steps, (sent.*account).steps);
+    EXPECT_EQ((got.*account).times.ns, (sent.*account).times.ns);
+    EXPECT_EQ((got.*account).demand.weight_bytes, (sent.*account).demand.weight_bytes);
+    EXPECT_EQ((got.*account).demand.kv_bytes, (sent.*account).demand.kv_bytes);
+    EXPECT_EQ((got.*account).demand.weight_flops, (sent.*account).demand.weight_flops);
+    EXPECT_EQ((got.*account).demand.attention_flops, (sent.*account).demand.attention_flops);
+  }
 }
 
 // An engine that is broken may send anything; the front end must not read beyond what came.
