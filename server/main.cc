@@ -19,6 +19,8 @@
 #include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
+#include "server/commands/bench.h"
+#include "server/commands/bench_words.h"
 #include "server/commands/checkpoints.h"
 #include "server/commands/doctor.h"
 #include "server/commands/failure.h"
@@ -46,6 +48,9 @@ struct Words {
   bool print_config = false;
   bool decode = false;
   KernelBenchOptions kernel_bench;
+  BenchOptions bench;
+  std::string report_a, report_b;
+  bool compare_json = false;
   PlanOptions plan;
   bool doctor_json = false;
   std::string doctor_root = "/";
@@ -129,6 +134,31 @@ void AddKeySetting(CLI::App& command, Words& words, const std::string& name, con
       ->type_name("N");
 }
 
+void AddBench(CLI::App& app, Words& words) {
+  CLI::App& bench =
+      *app.add_subcommand("bench", "Measure an engine under load, this machine's kernels; compare reports");
+  bench.require_subcommand(1);
+  CLI::App* serve = bench.add_subcommand("serve", "A server, ours or another that speaks its protocol, under a load");
+  AddBenchServer(*serve, words.bench.server);
+  AddBenchOptions(*serve, words.bench);
+  CLI::App* offline = bench.add_subcommand("offline", "An engine in this process, under a load");
+  AddModel(*offline, words, /*required=*/true);
+  AddBenchOptions(*offline, words.bench);
+  AddServerOptions(*offline, words, /*only_engine=*/true);
+  CLI::App* kernels = bench.add_subcommand("kernels", "Kernels at the shapes of OPT-125M, against what the CPU can do");
+  kernels->add_option("--threads", words.kernel_bench.num_threads, "threads; 0: every CPU (default: 0)")
+      ->type_name("N")
+      ->check(CLI::Range(0, 4096));
+  kernels->add_option("--repetitions", words.kernel_bench.repetitions, "of each measurement (default: 9)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
+  kernels->add_flag("--json", words.kernel_bench.json, "print one JSON object instead of tables");
+  CLI::App* compare = bench.add_subcommand("compare", "Ratios of two JSON reports, with bootstrap intervals");
+  compare->add_option("A", words.report_a, "the report to compare with")->required()->type_name("");
+  compare->add_option("B", words.report_b, "the report to compare")->required()->type_name("");
+  compare->add_flag("--json", words.compare_json, "print one JSON object instead of a table");
+}
+
 void AddCommands(CLI::App& app, Words& words) {
   CLI::App* serve = app.add_subcommand("serve", "Serve a model over HTTP and gRPC until SIGTERM");
   AddModel(*serve, words, /*required=*/false);
@@ -147,17 +177,7 @@ void AddCommands(CLI::App& app, Words& words) {
   AddModel(*tokenize, words, /*required=*/true);
   tokenize->add_flag("--decode", words.decode, "turn lists back into text");
 
-  CLI::App* bench = app.add_subcommand("bench", "Measure this machine");
-  bench->require_subcommand(1);
-  CLI::App* kernels =
-      bench->add_subcommand("kernels", "Kernels at the shapes of OPT-125M, against what the CPU can do");
-  kernels->add_option("--threads", words.kernel_bench.num_threads, "threads; 0: every CPU (default: 0)")
-      ->type_name("N")
-      ->check(CLI::Range(0, 4096));
-  kernels->add_option("--repetitions", words.kernel_bench.repetitions, "of each measurement (default: 9)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000));
-  kernels->add_flag("--json", words.kernel_bench.json, "print one JSON object instead of tables");
+  AddBench(app, words);
 
   CLI::App* plan = app.add_subcommand("plan", "Foresee memory, latency and throughput of a model on a node");
   plan->add_option("MODEL", words.plan.model,
@@ -285,6 +305,16 @@ int RunGenerate(const Words& words) {
   return Generate(loaded->config, words.generate);
 }
 
+int RunBench(const CLI::App& bench, Words& words) {
+  const CLI::App& command = *bench.get_subcommands().front();
+  if (command.get_name() == "kernels") return RunKernelBench(words.kernel_bench);
+  if (command.get_name() == "compare") return BenchCompare(words.report_a, words.report_b, words.compare_json);
+  if (command.get_name() == "serve") return BenchServe(words.bench);
+  const absl::StatusOr<LoadedServerConfig> loaded = LoadConfig(words);
+  if (!loaded.ok()) return Fail(loaded.status());
+  return BenchOffline(loaded->config, words.bench);
+}
+
 int RunCompletion(const CLI::App& app, const Words& words) {
   const absl::StatusOr<std::string> script = CompletionScript(words.shell, app.get_name(), CommandsOf(app));
   if (!script.ok()) return Fail(script.status());
@@ -292,11 +322,19 @@ int RunCompletion(const CLI::App& app, const Words& words) {
   return kExitOk;
 }
 
+// As it was typed, but for the program's path.
+std::string JoinWords(int argc, char** argv) {
+  std::string line = "optserve";
+  for (int i = 1; i < argc; ++i) line.append(" ").append(argv[i]);
+  return line;
+}
+
 int RunCommandLine(int argc, char** argv) {
   CLI::App app("A server for Meta's OPT language models", "optserve");
   app.set_version_flag("--version", "optserve " OPTSERVE_VERSION);
   app.require_subcommand(1);
   Words words;
+  words.bench.command = JoinWords(argc, argv);
   AddCommands(app, words);
   const std::string first = argc > 1 ? argv[1] : "";
   const bool is_command =
@@ -317,7 +355,7 @@ int RunCommandLine(int argc, char** argv) {
   if (command.get_name() == "doctor") return RunDoctor(words);
   if (command.get_name() == "keys") return Keys(words.keys);
   if (command.get_name() == "generate") return RunGenerate(words);
-  if (command.get_name() == "bench") return RunKernelBench(words.kernel_bench);
+  if (command.get_name() == "bench") return RunBench(command, words);
   if (command.get_name() == "plan") return Plan(words.plan);
   if (command.get_name() == "inspect") return Inspect(words.inspect);
   if (command.get_name() == "convert") return Convert(words.convert);

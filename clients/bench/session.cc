@@ -1,0 +1,124 @@
+#include "clients/bench/session.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+namespace optserve::bench {
+namespace {
+
+constexpr double kSweepParts[] = {0.1, 0.25, 0.5, 0.7, 0.85, 1.0, 1.15};
+
+// Counters arrive a moment after the events: a server's engine process sends its own 20 ms later.
+constexpr std::chrono::milliseconds kCounterDelay{100};
+
+class Session {
+ public:
+  Session(const SessionOptions& options, const Subject& subject) : options_(options), subject_(subject) {}
+
+  absl::StatusOr<Report> Perform() {
+    absl::StatusOr<std::vector<LoadRequest>> requests =
+        MakeWorkload(options_.workload, options_.requests + options_.warm_up);
+    if (!requests.ok()) return requests.status();
+    requests_ = *std::move(requests);
+    report_.workload = options_.workload;
+    report_.limits = options_.limits;
+    report_.roof = subject_.roof;
+    report_.is_sweep = options_.sweep;
+    MeasureOverhead();
+    if (options_.rates.empty()) {
+      RunOne(fmt::format("closed loop, {} at a time", options_.concurrency), 0.0);
+      if (const Summary& first = report_.runs.front().summary; first.answered == 0) {
+        return absl::FailedPreconditionError(fmt::format(
+            "no request was answered: {}", first.errors.empty() ? "none was sent" : first.errors.begin()->first));
+      }
+    }
+    for (const double rate : options_.rates) RunRate(rate);
+    if (options_.sweep) Sweep();
+    return std::move(report_);
+  }
+
+ private:
+  std::optional<EngineReading> Read() {
+    std::this_thread::sleep_for(kCounterDelay);
+    return subject_.read ? subject_.read() : std::nullopt;
+  }
+
+  // One token of one request at a time: what its latency has beyond the queue and its step.
+  void MeasureOverhead() {
+    constexpr int kRequests = 40;
+    const std::vector<LoadRequest> probes(kRequests,
+                                          {.prompt = {requests_.front().prompt.front()}, .output_tokens = 1});
+    RunLoad(subject_.target, std::span(probes).first(5), {.max_in_flight = 1});
+    const std::optional<EngineReading> before = Read();
+    if (!before.has_value()) return;
+    const LoadResult result = RunLoad(subject_.target, probes, {.max_in_flight = 1});
+    const std::optional<EngineReading> after = Read();
+    if (!after.has_value()) return;
+    const EngineReading reading = Since(*before, *after);
+    double seconds = -reading.queue_seconds;
+    double cpu = 0.0;
+    for (const auto& [name, phase] : reading.request.phase_seconds) seconds -= phase;
+    for (const RequestRecord& record : result.records) {
+      seconds += record.ended - record.due;
+      cpu += record.cpu_seconds;
+    }
+    overhead_ = {.wire_seconds = std::max(0.0, seconds - cpu) / kRequests, .client_seconds = cpu / kRequests};
+  }
+
+  void RunRate(double rate) {
+    RunOne(fmt::format("{:.4g} requests/s, {}", rate, options_.even ? "even" : "Poisson"), rate);
+  }
+
+  void RunOne(const std::string& name, double rate) {
+    if (subject_.progress) subject_.progress(name);
+    Run run{.name = name, .offered_rate = rate, .warm_up = options_.warm_up};
+    run.max_in_flight = rate > 0 ? options_.max_in_flight : options_.concurrency;
+    LoadOptions load{.max_in_flight = run.max_in_flight};
+    if (rate > 0) {
+      load.due = options_.even ? EvenArrivals(rate, std::ssize(requests_))
+                               : PoissonArrivals(rate, std::ssize(requests_), options_.workload.seed);
+    }
+    const std::optional<EngineReading> before = Read();
+    LoadResult result = RunLoad(subject_.target, requests_, load);
+    const std::optional<EngineReading> after = Read();
+    run.summary = Summarize(result.records, options_.warm_up, options_.limits);
+    if (before.has_value() && after.has_value()) {
+      run.explanation = Explain(Since(*before, *after), result.records, subject_.roof, overhead_);
+    }
+    run.client_limits = ClientLimits(result, run.summary, subject_.in_process, rate > 0);
+    run.records = std::move(result.records);
+    report_.runs.push_back(std::move(run));
+  }
+
+  void Sweep() {
+    const double capacity = report_.runs.front().summary.requests_per_second;
+    for (const double part : kSweepParts) RunRate(part * capacity);
+    std::vector<SweepPoint> points;
+    for (size_t i = 1; i < report_.runs.size(); ++i) {
+      const Run& run = report_.runs[i];
+      points.push_back({.offered = run.offered_rate,
+                        .achieved = run.summary.requests_per_second,
+                        .end_to_end_p50 = Quantile(run.summary.latencies.end_to_end, 0.5),
+                        .good_share = run.summary.good_share});
+    }
+    const int knee = KneeOf(points, options_.limits.any());
+    report_.knee = knee < 0 ? -1 : knee + 1;
+  }
+
+  const SessionOptions& options_;
+  const Subject& subject_;
+  std::vector<LoadRequest> requests_;
+  RequestOverhead overhead_;
+  Report report_;
+};
+
+}  // namespace
+
+absl::StatusOr<Report> RunSession(const SessionOptions& options, const Subject& subject) {
+  return Session(options, subject).Perform();
+}
+
+}  // namespace optserve::bench

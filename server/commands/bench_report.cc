@@ -1,0 +1,59 @@
+#include "server/commands/bench_report.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <thread>
+#include <utility>
+
+#include "engine/planner/node.h"
+#include "engine/tools/plan_inputs.h"
+#include "engine/util/status.h"
+#include "engine/util/status_macros.h"
+
+namespace optserve {
+namespace {
+
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  if (path.empty()) return absl::OkStatus();
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  if (!file.flush()) return FailedPrecondition("{} cannot be written", path);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bench::Roof MeasureRoof(int num_threads) {
+  const NodeSpec node = MeasureCpuNode(num_threads);
+  return {.bytes_per_second = node.read_bytes_per_second, .flops = node.flops_per_second};
+}
+
+std::string DescribeMachine() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string model = "unknown CPU";
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("model name")) continue;
+    model = line.substr(line.find(':') + 2);
+    break;
+  }
+  return fmt::format("{}, {} processors", model, std::thread::hardware_concurrency());
+}
+
+absl::Status PublishReport(bench::Report report, const BenchOptions& options, std::string target) {
+  report.command = options.command;
+  report.started = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  report.target = std::move(target);
+  report.machine = DescribeMachine();
+  fmt::print("{}", bench::ReportText(report));
+  if (std::fflush(stdout) != 0) return Internal("standard output cannot be written");
+  const std::string json = bench::ReportJson(report);
+  OPTSERVE_RETURN_IF_ERROR(WriteText(options.outputs.json, json));
+  OPTSERVE_RETURN_IF_ERROR(WriteText(options.outputs.csv, bench::ReportCsv(report)));
+  return WriteText(options.outputs.html, options.outputs.html.empty() ? "" : bench::ReportHtml(json));
+}
+
+}  // namespace optserve

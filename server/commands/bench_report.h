@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "clients/bench/report.h"
+#include "server/commands/bench.h"
+
+// What all benchmarks do around their loads.
+
+namespace optserve {
+
+// What this machine can do at best, measured now with `num_threads` threads (0: all): some 0.5 s.
+bench::Roof MeasureRoof(int num_threads);
+
+// "AMD EPYC 9B45, 2 processors".
+std::string DescribeMachine();
+
+// Fills in what the session leaves open, prints the report on standard output and writes the files.
+absl::Status PublishReport(bench::Report report, const BenchOptions& options, std::string target);
+
+}  // namespace optserve

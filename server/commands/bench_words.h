@@ -1,0 +1,15 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "server/commands/bench.h"
+
+namespace optserve {
+
+// The options of a benchmark under load as flags of `command`; they are read into `options`, which outlives it.
+void AddBenchOptions(CLI::App& command, BenchOptions& options);
+
+// Whom bench serve asks.
+void AddBenchServer(CLI::App& command, BenchServer& server);
+
+}  // namespace optserve

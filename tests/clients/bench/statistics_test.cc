@@ -1,0 +1,58 @@
+#include "clients/bench/statistics.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+namespace optserve::bench {
+namespace {
+
+double Median(std::span<const double> values) { return Quantile(values, 0.5); }
+
+// The expected values are numpy.quantile's.
+TEST(StatisticsTest, QuantilesLieOnTheLineBetweenTwoValues) {
+  const std::vector<double> values = {7, 1, 3, 10};
+  EXPECT_DOUBLE_EQ(Quantile(values, 0.0), 1);
+  EXPECT_DOUBLE_EQ(Quantile(values, 0.5), 5);
+  EXPECT_DOUBLE_EQ(Quantile(values, 0.9), 9.1);
+  EXPECT_DOUBLE_EQ(Quantile(values, 0.99), 9.91);
+  EXPECT_DOUBLE_EQ(Quantile(values, 1.0), 10);
+  EXPECT_DOUBLE_EQ(Quantile(std::vector<double>{4}, 0.99), 4);
+  EXPECT_DOUBLE_EQ(Quantile({}, 0.5), 0);
+}
+
+TEST(StatisticsTest, DescribesValues) {
+  std::vector<double> values(101);
+  std::iota(values.begin(), values.end(), 0.0);
+  const Distribution d = Describe(values);
+  EXPECT_EQ(d.count, 101);
+  EXPECT_DOUBLE_EQ(d.mean, 50);
+  EXPECT_DOUBLE_EQ(d.min, 0);
+  EXPECT_DOUBLE_EQ(d.p50, 50);
+  EXPECT_DOUBLE_EQ(d.p90, 90);
+  EXPECT_DOUBLE_EQ(d.p99, 99);
+  EXPECT_DOUBLE_EQ(d.max, 100);
+  EXPECT_EQ(Describe({}).count, 0);
+}
+
+TEST(StatisticsTest, ABootstrapIntervalHoldsTheRatioAndNarrowsWithMoreValues) {
+  std::vector<double> few, many;
+  for (int i = 0; i < 30; ++i) few.push_back(10 + i % 10);
+  for (int i = 0; i < 3000; ++i) many.push_back(10 + i % 10);
+  std::vector<double> twice = many;
+  for (double& value : twice) value *= 2;
+  const Ratio wide = BootstrapRatio(few, few, Median, 500, 1);
+  const Ratio narrow = BootstrapRatio(many, twice, Median, 500, 1);
+  EXPECT_DOUBLE_EQ(wide.value, 1);
+  EXPECT_LT(wide.low, 1);
+  EXPECT_GT(wide.high, 1);
+  EXPECT_DOUBLE_EQ(narrow.value, 2);
+  EXPECT_LE(narrow.low, 2);
+  EXPECT_GE(narrow.high, 2);
+  EXPECT_LT(narrow.high - narrow.low, wide.high - wide.low);
+  EXPECT_EQ(BootstrapRatio(few, few, Median, 500, 1).low, wide.low);
+  EXPECT_EQ(BootstrapRatio({}, few, Median, 500, 1).value, 0);
+}
+
+}  // namespace
+}  // namespace optserve::bench
