@@ -31,6 +31,8 @@ constexpr std::array kInt32Keys = {
     NumberKey<int32_t>{"steps_in_flight", &EngineConfig::steps_in_flight, 1, 2},
     NumberKey<int32_t>{"max_queue", &EngineConfig::max_queue, 0, 1 << 24},
     NumberKey<int32_t>{"num_threads", &EngineConfig::num_threads, 0, 4096},
+    NumberKey<int32_t>{"engines_on_machine", &EngineConfig::engines_on_machine, 1, 64},
+    NumberKey<int32_t>{"first_device", &EngineConfig::first_device, 0, 1 << 16},
     NumberKey<int32_t>{"step_timeout_seconds", &EngineConfig::step_timeout_seconds, 1, 86400},
 };
 constexpr std::array kInt64Keys = {

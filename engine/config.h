@@ -36,6 +36,8 @@ struct EngineConfig {
   int32_t steps_in_flight = 1;                // 2: a step is planned while another one runs, see adr/0007
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
   bool verify = false;                        // look at every weight while loading, and compare checksums
+  int32_t engines_on_machine = 1;             // that share its memory, this one included
+  int32_t first_device = 0;                   // GPUs: that of rank 0; the other ranks have those behind it
   int32_t step_timeout_seconds = 10;          // a step that takes longer, and 20 times the p99, is taken for hung
 };
 

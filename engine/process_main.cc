@@ -123,6 +123,7 @@ LoadedEngine Load(FrameChannel& channel, const internal::ToEngine& first, const 
   if (!first.has_start()) return Internal("the engine process was not told what to start");
   OPTSERVE_ASSIGN_OR_RETURN(const EngineConfig config, ParseEngineConfig(first.start().engine_config_json()));
   SetFaultScope(first.start().replica(), first.start().generation());
+  for (const InjectedFault& fault : FaultsDue(/*step=*/0, /*rank=*/0)) OPTSERVE_RETURN_IF_ERROR(CommitFault(fault));
   return start(config, ThrottledProgress(channel));
 }
 

@@ -44,9 +44,10 @@ struct ServerConfig {
   int32_t replicas = 1;           // engine processes, each with the whole model
   std::string engine_launcher;    // a command, split at spaces, that starts each rank as a process; empty: as threads
   int32_t max_engine_deaths = 3;  // in ten minutes; then the server ends
-  HttpLimits http_limits;         // what a client may take of the server
-  RequestLimits request_limits;   // what one request may ask for
-  EngineConfig engine;            // all but model_path
+  int32_t load_timeout_seconds = 300;  // without progress
+  HttpLimits http_limits;              // what a client may take of the server
+  RequestLimits request_limits;        // what one request may ask for
+  EngineConfig engine;                 // all but model_path
 };
 
 // One way to configure the server. Names are flags without their dashes, such as max-model-len: OPTSERVE_MAX_MODEL_LEN

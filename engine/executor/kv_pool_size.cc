@@ -40,7 +40,8 @@ absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_mode
   const int64_t block = config.block_size;
   const auto blocks_for = [&](int64_t tokens) { return (tokens + block - 1) / block; };
   const int64_t least = blocks_for(max_model_len);
-  const int64_t bytes = config.kv_cache_bytes > 0 ? config.kv_cache_bytes : available_bytes / 2;
+  const int64_t share = available_bytes / 2 / config.engines_on_machine;
+  const int64_t bytes = config.kv_cache_bytes > 0 ? config.kv_cache_bytes : share;
   int64_t blocks = bytes / (bytes_per_token * block);
   if (blocks < least) {
     const int64_t needed = least * block * bytes_per_token;
@@ -51,8 +52,9 @@ absl::StatusOr<KvBudget> SizeKvPool(const EngineConfig& config, int64_t max_mode
     }
     return ResourceExhausted(
         "one sequence of {} tokens needs {} bytes of KV cache, and only half of the {} bytes of memory that are "
-        "available may be used; lower --max-model-len",
-        max_model_len, needed, available_bytes);
+        "available may be used{}; lower --max-model-len",
+        max_model_len, needed, available_bytes,
+        config.engines_on_machine > 1 ? fmt::format(", by {} engines together", config.engines_on_machine) : "");
   }
   if (config.kv_cache_bytes == 0) blocks = std::min(blocks, least * config.max_num_seqs);
   // Slots are 32-bit.

@@ -143,7 +143,7 @@ class LocalExecutor final : public Executor {
       const int threads = num_threads / num_ranks + (rank < num_threads % num_ranks ? 1 : 0);
       OPTSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend,
                                 MakeBackend({.kind = cuda ? DeviceKind::kCuda : DeviceKind::kCpu,
-                                             .index = rank,
+                                             .index = config_.first_device + rank,
                                              .num_threads = std::max(1, threads)}));
       if (cuda) OPTSERVE_RETURN_IF_ERROR(CheckFits(*backend, tensors));
       group.push_back(backend.get());

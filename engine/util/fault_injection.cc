@@ -42,6 +42,7 @@ InjectedFault ParseFault(const std::string& text) {
   const auto kind = kinds.find(word);
   if (kind == kinds.end()) Refuse(text);
   InjectedFault fault = {.kind = kind->second};
+  bool says_when = false;
   while (words >> word) {
     const size_t equals = word.find('=');
     if (equals == std::string::npos) Refuse(text);
@@ -49,6 +50,7 @@ InjectedFault ParseFault(const std::string& text) {
     char* end = nullptr;
     const int64_t value = std::strtoll(word.c_str() + equals + 1, &end, 10);
     if (*end != '\0') Refuse(text);
+    says_when = says_when || key == "step" || key == "from";
     if (key == "step") {
       fault.first_step = fault.last_step = static_cast<uint64_t>(value);
     } else if (key == "from") {
@@ -68,7 +70,7 @@ InjectedFault ParseFault(const std::string& text) {
       Refuse(text);
     }
   }
-  if (fault.last_step == 0) Refuse(text);
+  if (!says_when) Refuse(text);
   return fault;
 }
 

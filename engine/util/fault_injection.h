@@ -17,8 +17,8 @@
 //   nan                 NaN in the KV cache of the plan's slice `row`
 //   device, alloc       the rank's step fails as it does after a device fault, or for want of memory
 //
-// step=K: in step K; from=K: in every step from K on; rank: 0 unless said; replica, generation: any unless said,
-// counted from 0 and from 1.
+// step=K: in step K, 0 while the model loads; from=K: in every step from K on; rank: 0 unless said; replica,
+// generation: any unless said, counted from 0 and from 1.
 
 namespace optserve {
 

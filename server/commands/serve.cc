@@ -221,8 +221,10 @@ class Server {
   }
 
   void StartEngine(const std::filesystem::path& directory) {
-    Supervisor::Options options = {
-        .config = config_.engine, .num_replicas = config_.replicas, .max_deaths = config_.max_engine_deaths};
+    Supervisor::Options options = {.config = config_.engine,
+                                   .num_replicas = config_.replicas,
+                                   .max_deaths = config_.max_engine_deaths,
+                                   .load_timeout_seconds = config_.load_timeout_seconds};
     options.config.model_path = directory.string();
     if (config_.replicas > 1 && options.config.num_threads == 0) {
       const auto threads = static_cast<int32_t>(std::thread::hardware_concurrency());

@@ -4,8 +4,10 @@
 #include <iterator>
 #include <utility>
 
-#include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "server/replicas/supervisor_errors.h"
+
+// The supervisor's engines: starting, watching and replacing them. supervisor_requests.cc has the requests.
 
 namespace optserve {
 namespace {
@@ -25,18 +27,7 @@ constexpr seconds kWatchGrace{2};
 // Between the tries of an engine that dies before it serves: what is missing may be back by then.
 constexpr milliseconds kRetryDelay{500};
 
-constexpr int32_t kProbationTokens = 4;  // more than a crash may have lost on their way up
-constexpr int kRetryAfterSeconds = 2;
-
-absl::Status WithCode(absl::Status status, std::string_view code) {
-  return WithRetryAfter(WithErrorCode(std::move(status), code), kRetryAfterSeconds);
-}
-
-absl::Status ShuttingDown() { return WithCode(Unavailable("the server is shutting down"), "shutting_down"); }
-
 double Seconds(std::chrono::steady_clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
-
-bool IsEngineDeath(const absl::Status& status) { return ErrorCode(status) == "engine_dead"; }
 
 // Counters of `from` are added, its gauges too unless it is no more.
 void AddTo(EngineStats& to, const EngineStats& from, bool is_alive) {
@@ -59,11 +50,6 @@ void AddTo(EngineStats& to, const EngineStats& from, bool is_alive) {
   to.last_step_tokens = from.last_step_tokens;
 }
 
-int64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
 }  // namespace
 
 // The one sink of all requests of an engine, so that a step is one call.
@@ -75,25 +61,6 @@ class Supervisor::ReplicaSink : public TokenSink {
  private:
   Supervisor& supervisor_;
   const size_t index_;
-};
-
-// What clients are to be told once the lock is released: one call for each sink.
-class Supervisor::Deliveries {
- public:
-  void Add(const Live& live, TokenEvent event) {
-    event.request = live.request.id;
-    const auto [entry, is_new] = places_.try_emplace(live.sink.get(), all_.size());
-    if (is_new) all_.emplace_back(live.sink, std::vector<TokenEvent>());
-    all_[entry->second].second.push_back(std::move(event));
-  }
-
-  void Deliver() {
-    for (auto& [sink, events] : all_) sink->OnEvents(std::move(events));
-  }
-
- private:
-  std::vector<std::pair<std::shared_ptr<TokenSink>, std::vector<TokenEvent>>> all_;
-  std::unordered_map<TokenSink*, size_t> places_;
 };
 
 Supervisor::Supervisor(Options options)
@@ -113,61 +80,6 @@ Supervisor::~Supervisor() {
 }
 
 // --- what the front end asks -----------------------------------------------------------------------------------------
-
-absl::Status Supervisor::Submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
-  if (const absl::Status status = CheckRequest(request, model_); !status.ok()) return status;
-  const std::lock_guard lock(mu_);
-  if (!failure_.ok()) return failure_;
-  if (draining_ || stopping_) return ShuttingDown();
-  const RequestId id = request.id;
-  if (live_.contains(id)) return InvalidArgument("request id {} is in use", id);
-  const bool is_anybody_serving =
-      std::ranges::any_of(replicas_, [](const Replica& replica) { return replica.state == Replica::kServing; });
-  if (!is_anybody_serving && num_parked_new_ > 0 &&
-      (num_parked_new_ >= options_.config.max_queue ||
-       parked_new_tokens_ + std::ssize(request.prompt) > options_.config.max_queue_tokens)) {
-    return WithRetryAfter(
-        ResourceExhausted("the engine is being replaced and the queue is full: {} requests wait", num_parked_new_),
-        kRetryAfterSeconds);
-  }
-  auto owned = std::make_unique<Live>(std::move(request), std::move(sink));
-  Live& live = *owned;
-  live.arrival = next_arrival_++;
-  live_.emplace(id, std::move(owned));
-  const absl::Status status = Place(live);
-  if (!status.ok()) Erase(live);
-  return status;
-}
-
-void Supervisor::Cancel(RequestId id) {
-  const std::lock_guard lock(mu_);
-  const auto found = live_.find(id);
-  if (found == live_.end()) return;
-  Live& live = *found->second;
-  for (UnfinishedRequest::Answer& answer : live.answers) answer.is_cancelled = true;
-  if (live.replica < 0) return Wake();
-  for (const RequestId part : live.parts) replicas_[static_cast<size_t>(live.replica)].process->Cancel(part);
-}
-
-void Supervisor::CancelChoice(RequestId id, int32_t choice) {
-  const std::lock_guard lock(mu_);
-  const auto found = live_.find(id);
-  if (found == live_.end() || choice < 0 || choice >= found->second->request.num_choices) return;
-  Live& live = *found->second;
-  live.answers[static_cast<size_t>(choice)].is_cancelled = true;
-  if (live.replica < 0) return Wake();
-  for (const RequestId id_there : live.parts) {
-    const Part& part = parts_.find(id_there)->second;
-    const int32_t choice_there = choice - part.first_answer;
-    if (choice_there < 0 || choice_there >= part.num_answers) continue;
-    replicas_[static_cast<size_t>(live.replica)].process->CancelChoice(id_there, choice_there);
-  }
-}
-
-void Supervisor::Drain() {
-  const std::lock_guard lock(mu_);
-  draining_ = true;  // the engines need not know: what was accepted may still have to move to another
-}
 
 EngineStats Supervisor::Stats() const {
   const std::lock_guard lock(mu_);
@@ -205,115 +117,12 @@ std::vector<pid_t> Supervisor::pids() const {
   return pids;
 }
 
-// --- requests --------------------------------------------------------------------------------------------------------
-
-absl::Status Supervisor::Place(Live& live) {
-  std::vector<bool> available(replicas_.size());
-  for (size_t i = 0; i < replicas_.size(); ++i) available[i] = replicas_[i].state == Replica::kServing;
-  const int32_t index = router_.Pick(live.request, available);
-  if (index < 0) {
-    Park(live);
-    return absl::OkStatus();
-  }
-  Replica& replica = replicas_[static_cast<size_t>(index)];
-  std::vector<ResumedPart> parts = WhatIsLeft(live);
-  for (ResumedPart& part : parts) {
-    part.request.id = next_part_++;
-    part.request.admitted = part.request.admitted || !live.is_new;
-    const RequestId id = part.request.id;
-    const int32_t num_answers = part.request.num_choices;
-    const absl::Status status = replica.process->Submit(std::move(part.request), replica.sink);
-    if (status.ok()) {
-      live.replica = index;
-      live.parts.push_back(id);
-      parts_.emplace(id, Part{.live = &live, .first_answer = part.first_answer, .num_answers = num_answers});
-      continue;
-    }
-    if (IsEngineDeath(status)) {
-      // Its last frames are on their way. The parts that it took come back as lost.
-      replica.state = Replica::kDying;
-      if (live.parts.empty()) Park(live);
-      break;
-    }
-    for (const RequestId taken : live.parts) {
-      replica.process->Cancel(taken);
-      parts_.erase(taken);
-    }
-    live.parts.clear();
-    live.replica = -1;
-    return status;
-  }
-  if (live.replica < 0) return absl::OkStatus();
-  live.is_new = false;
-  router_.Add(index, live.request);
-  return absl::OkStatus();
-}
-
-void Supervisor::Park(Live& live) {
-  live.replica = -1;
-  parked_.emplace(live.arrival, &live);
-  if (live.is_new) {
-    ++num_parked_new_;
-    parked_new_tokens_ += std::ssize(live.request.prompt);
-  }
-}
-
-void Supervisor::Unpark(Live& live) {
-  parked_.erase(live.arrival);
-  if (live.is_new) {
-    --num_parked_new_;
-    parked_new_tokens_ -= std::ssize(live.request.prompt);
-  }
-}
-
-bool Supervisor::IsSuspect(const Live& live) const {
-  return live.num_deaths > 0 && live.num_deaths >= options_.max_deaths - 1;
-}
-
-void Supervisor::EndProbation(Live& live) {
-  live.num_deaths = 0;
-  on_probation_ = nullptr;
-  Wake();  // the next suspect may go
-}
-
-void Supervisor::Finish(Live& live, const TokenEvent& last_event, Deliveries& deliveries) {
-  for (size_t i = 0; i < live.answers.size(); ++i) {
-    if (live.answers[i].is_finished) continue;
-    TokenEvent event = last_event;
-    event.choice = static_cast<int32_t>(i);
-    live.Note(event);
-    deliveries.Add(live, std::move(event));
-  }
-  Erase(live);
-}
-
-void Supervisor::Erase(Live& live) {
-  if (on_probation_ == &live) EndProbation(live);
-  if (live.replica >= 0) router_.Remove(live.replica, live.request);
-  live_.erase(live.request.id);
-}
-
 void Supervisor::Wake() {
   has_news_ = true;
   changed_.notify_one();
 }
 
 // --- what the engines say --------------------------------------------------------------------------------------------
-
-void Supervisor::OnEvents(size_t index, std::vector<TokenEvent> events) {
-  Deliveries deliveries;
-  {
-    const std::lock_guard lock(mu_);
-    for (TokenEvent& event : events) {
-      if (event.request == replicas_[index].question) {
-        OnAnswer(index, event);
-      } else {
-        OnEvent(index, std::move(event), deliveries);
-      }
-    }
-  }
-  deliveries.Deliver();
-}
 
 void Supervisor::OnAnswer(size_t index, const TokenEvent& event) {
   Replica& replica = replicas_[index];
@@ -334,52 +143,6 @@ void Supervisor::OnAnswer(size_t index, const TokenEvent& event) {
                                            {"requests_waiting", parked_.size()}});
   }
   Wake();
-}
-
-void Supervisor::OnEvent(size_t index, TokenEvent event, Deliveries& deliveries) {
-  const auto found = parts_.find(event.request);
-  if (found == parts_.end()) return;
-  const auto [part_id, part] = *found;
-  Live& live = *part.live;
-  const bool is_lost = event.finish == FinishReason::kError && IsEngineDeath(event.error) && !stopping_;
-  event.choice += part.first_answer;
-  if (!is_lost) {
-    UnfinishedRequest::Answer& answer = live.answers[static_cast<size_t>(event.choice)];
-    if (answer.is_finished) return;
-    live.Note(event);
-    if (on_probation_ == &live && event.token.has_value() && --live.tokens_of_probation == 0) EndProbation(live);
-    // Its part is done when all of the request is, or when it is a part of one answer.
-    const bool is_part_done = event.finish != FinishReason::kNone && live.parts.size() > 1;
-    deliveries.Add(live, std::move(event));
-    if (live.num_unfinished == 0) {
-      for (const RequestId id : live.parts) parts_.erase(id);
-      return Erase(live);
-    }
-    if (!is_part_done) return;
-  } else if (live.parts.size() == 1) {
-    parts_.erase(part_id);
-    live.parts.clear();
-    return OnLost(index, live, deliveries);
-  }
-  parts_.erase(part_id);
-  std::erase(live.parts, part_id);
-}
-
-void Supervisor::OnLost(size_t index, Live& live, Deliveries& deliveries) {
-  replicas_[index].state = Replica::kDying;
-  router_.Remove(live.replica, live.request);
-  live.replica = -1;
-  ++live.num_deaths;
-  if (on_probation_ != &live) return Park(live);
-  replicas_[index].is_death_explained = true;
-  const absl::Status error =
-      WithErrorCode(Internal("the engine has died {} times at this request", live.num_deaths), "request_kills_engine");
-  if (options_.log != nullptr) {
-    options_.log->Error(
-        "request_kills_engine",
-        {{"deaths", live.num_deaths}, {"prompt_tokens", live.request.prompt.size()}, {"key", live.request.api_key_id}});
-  }
-  Finish(live, {.finish = FinishReason::kError, .error = error}, deliveries);
 }
 
 // --- the supervisor's thread -----------------------------------------------------------------------------------------
@@ -438,6 +201,8 @@ void Supervisor::StartProcess(size_t index) {
   EngineProcess::Options options = {.config = options_.config, .arguments = options_.arguments};
   options.is_group = options_.engine_is_group;
   options.replica = static_cast<int32_t>(index);
+  options.config.engines_on_machine = options_.num_replicas;
+  options.config.first_device = options.replica * options_.config.tensor_parallel_size;
   options.metrics = options_.metrics;
   options.progress = [this, index](int64_t done, int64_t total) {
     std::pair<int64_t, int64_t> sum;
@@ -547,8 +312,17 @@ void Supervisor::OnDeath(size_t index, const absl::Status& why) {
 void Supervisor::Watch(Clock::time_point now) {
   const std::lock_guard lock(mu_);
   for (Replica& replica : replicas_) {
-    if (replica.state != Replica::kAsked && replica.state != Replica::kServing) continue;
+    if (replica.process == nullptr) continue;
     const EngineProcess::Pulse pulse = replica.process->pulse();
+    if (replica.state == Replica::kLoading) {
+      // Frames are bytes read, so far.
+      const Clock::duration pause = now - std::max(pulse.last_frame, replica.watched_from);
+      if (pause > seconds(options_.load_timeout_seconds)) {
+        replica.process->Kill(fmt::format("made no progress for {:.1f} s", Seconds(pause)));
+      }
+      continue;
+    }
+    if (replica.state != Replica::kAsked && replica.state != Replica::kServing) continue;
     const Clock::duration silence = now - std::max(pulse.last_frame, replica.watched_from);
     if (silence > seconds(options_.config.step_timeout_seconds)) {
       replica.process->Kill(fmt::format("gave no sign of life for {:.1f} s", Seconds(silence)));
@@ -559,44 +333,6 @@ void Supervisor::Watch(Clock::time_point now) {
       replica.process->Kill(fmt::format("made no step for {:.1f} s", Seconds(step)));
     }
   }
-}
-
-void Supervisor::TendParked() {
-  Deliveries deliveries;
-  {
-    const std::lock_guard lock(mu_);
-    const int64_t now_ns = NowNs();
-    for (auto next = parked_.begin(); next != parked_.end();) {
-      Live& live = *next++->second;
-      for (size_t i = 0; i < live.answers.size(); ++i) {
-        if (!live.answers[i].is_cancelled || live.answers[i].is_finished) continue;
-        TokenEvent event = {.choice = static_cast<int32_t>(i), .finish = FinishReason::kCancelled};
-        live.Note(event);
-        deliveries.Add(live, std::move(event));
-      }
-      if (live.num_unfinished == 0) {
-        Unpark(live);
-        Erase(live);
-      } else if (live.request.deadline_ns != 0 && live.request.deadline_ns <= now_ns) {
-        Unpark(live);
-        Finish(live, {.finish = FinishReason::kDeadline}, deliveries);
-      }
-    }
-    const bool is_anybody_serving =
-        std::ranges::any_of(replicas_, [](const Replica& replica) { return replica.state == Replica::kServing; });
-    for (auto next = parked_.begin(); is_anybody_serving && next != parked_.end();) {
-      Live& live = *next++->second;
-      if (IsSuspect(live)) {
-        if (on_probation_ != nullptr && on_probation_ != &live) continue;
-        on_probation_ = &live;
-        live.tokens_of_probation = kProbationTokens;
-      }
-      Unpark(live);
-      const absl::Status status = Place(live);
-      if (!status.ok()) Finish(live, {.finish = FinishReason::kError, .error = status}, deliveries);
-    }
-  }
-  deliveries.Deliver();
 }
 
 void Supervisor::GiveUp(const absl::Status& why) {
@@ -610,20 +346,6 @@ void Supervisor::GiveUp(const absl::Status& why) {
   }
   EndAll(failure);
   if (options_.on_given_up) options_.on_given_up(why);
-}
-
-void Supervisor::EndAll(const absl::Status& error) {
-  Deliveries deliveries;
-  {
-    const std::lock_guard lock(mu_);
-    while (!live_.empty()) {
-      Live& live = *live_.begin()->second;
-      if (live.replica < 0) Unpark(live);
-      for (const RequestId part : live.parts) parts_.erase(part);
-      Finish(live, {.finish = FinishReason::kError, .error = error}, deliveries);
-    }
-  }
-  deliveries.Deliver();
 }
 
 void Supervisor::ReportStart(const absl::Status& status) {

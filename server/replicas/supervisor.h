@@ -32,7 +32,8 @@ namespace optserve {
 // watches them, replaces one that has died or hangs, and gives its unfinished requests, with what their clients have of
 // them, to the others or to its successor. A client sees a pause, and then the tokens of an undisturbed run.
 //
-// Hung is a process that sends nothing for config.step_timeout_seconds, or has work and makes no step for StepDeadline.
+// Hung is a process that sends nothing for config.step_timeout_seconds, or has work and makes no step for StepDeadline;
+// while it loads, one that reads nothing for load_timeout_seconds.
 //
 // While no engine serves, Submit queues up to config.max_queue requests; deadlines and Cancel work as ever, and Health
 // says that the engine is being replaced. An engine that dies max_deaths times within ten minutes is not replaced any
@@ -50,6 +51,7 @@ class Supervisor : public EngineClient {
     EngineConfig config;
     int32_t num_replicas = 1;
     int32_t max_deaths = 3;  // in ten minutes
+    int32_t load_timeout_seconds = 300;
     // As EngineProcess::Options.
     std::vector<std::string> arguments = {"engine-process"};
     bool engine_is_group = false;

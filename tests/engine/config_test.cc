@@ -31,6 +31,8 @@ TEST(EngineConfigTest, WhatIsPrintedIsRead) {
                             .deterministic_tp = true,
                             .num_threads = 3,
                             .verify = true,
+                            .engines_on_machine = 2,
+                            .first_device = 8,
                             .step_timeout_seconds = 11};
   const auto again = ParseEngineConfig(EngineConfigToJson(config));
   ASSERT_TRUE(again.ok()) << again.status();
@@ -40,6 +42,8 @@ TEST(EngineConfigTest, WhatIsPrintedIsRead) {
   EXPECT_EQ(again->device, config.device);
   EXPECT_EQ(again->kv_cache_bytes, config.kv_cache_bytes);
   EXPECT_EQ(again->step_timeout_seconds, config.step_timeout_seconds);
+  EXPECT_EQ(again->engines_on_machine, config.engines_on_machine);
+  EXPECT_EQ(again->first_device, config.first_device);
   EXPECT_EQ(EngineConfigToJson(*again), EngineConfigToJson(config));
 }
 

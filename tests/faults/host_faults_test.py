@@ -87,6 +87,58 @@ def test_r27_a_model_file_that_was_replaced_properly_changes_nothing(own_model, 
         assert answer_of(server, BODY) == expected
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_r27_a_log_on_a_full_disk_goes_on_when_there_is_room(small_disk):
+    log, ballast = small_disk / "log", small_disk / "ballast"
+    with open(log, "a") as stderr:
+        url, process = start_with_stderr(stderr)
+    try:
+        with pytest.raises(OSError):
+            ballast.write_bytes(bytes(1 << 20))
+        expected = answer_of(At(url), BODY)
+        psutil.Process(process.pid).children()[0].kill()
+        for _ in range(200):  # more lines than the last page of the file takes
+            assert "error" not in answer_of(At(url), {**BODY, "max_tokens": 1})
+        assert answer_of(At(url), BODY) == expected
+        full = log.stat().st_size
+        ballast.unlink()
+        assert answer_of(At(url), BODY) == expected
+        assert log.stat().st_size > full
+        assert log.read_text().rstrip().splitlines()[-1].split()[2] == "completion"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+
+
+def test_r17_a_load_that_hangs_is_noticed_by_its_progress(tmp_path):
+    with FaultyServer("--load-timeout", 1, faults="hang step=0 generation=2", log=tmp_path / "log") as server:
+        expected = answer_of(server, BODY)
+        server.engines()[0].kill()
+        begin = time.monotonic()
+        assert answer_of(server, BODY) == expected
+        assert time.monotonic() - begin < 10
+        died = server.events("engine_died")
+    assert len(died) == 2
+    assert "made no progress for 1." in died[1]["why"], died[1]
+
+
+def test_r17_a_first_load_that_hangs_ends_with_a_line(monkeypatch):
+    monkeypatch.setenv("OPTSERVE_FAULTS", "hang step=0")
+    ended = harness.run("serve", harness.MODEL, "--port", 0, "--no-grpc", "--load-timeout", 1)
+    assert ended.returncode == 1
+    assert "made no progress" in ended.stderr
+
+
 def test_r5_without_descriptors_the_engine_is_still_replaced(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with FaultyServer("--max-engine-deaths", 100, log=tmp_path / "log") as server:

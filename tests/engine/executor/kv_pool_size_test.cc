@@ -27,6 +27,12 @@ TEST(KvPoolSizeTest, TakesAtMostHalfOfTheMemory) {
   EXPECT_EQ(Size({.max_num_seqs = 10}, 1'000'000)->num_blocks, 500 / 16);
 }
 
+TEST(KvPoolSizeTest, EnginesOfOneMachineShareThatHalf) {
+  EXPECT_EQ(Size({.max_num_seqs = 10, .engines_on_machine = 4}, 1'000'000)->num_blocks, 500 / 16 / 4);
+  const absl::Status status = Size({.engines_on_machine = 2}, 2 * 7 * 16 * kBytesPerToken).status();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("by 2 engines together"));
+}
+
 TEST(KvPoolSizeTest, HoldsOneSequenceOrRefuses) {
   EXPECT_EQ(Size({}, 2 * 7 * 16 * kBytesPerToken)->num_blocks, 7);
   const absl::Status status = Size({}, 2 * 7 * 16 * kBytesPerToken - 1).status();

@@ -119,6 +119,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"step-timeout", "14"},
                             {"replicas", "15"},
                             {"max-engine-deaths", "16"},
+                            {"load-timeout", "17"},
                             {"engine-launcher", "mpirun -n 2"},
                             {"api-key-file", "keys"},
                             {"probes-need-key", "true"},
@@ -184,6 +185,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.engine.step_timeout_seconds, 14);
   EXPECT_EQ(loaded->config.replicas, 15);
   EXPECT_EQ(loaded->config.max_engine_deaths, 16);
+  EXPECT_EQ(loaded->config.load_timeout_seconds, 17);
   EXPECT_EQ(loaded->config.engine_launcher, "mpirun -n 2");
   EXPECT_EQ(loaded->config.api_key_file, "keys");
   EXPECT_EQ(loaded->config.engine.dtype, DTypeChoice::kInt8);

@@ -14,13 +14,11 @@
 #include <set>
 #include <thread>
 
-#include "engine/process_main.h"
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "tests/server/replicas/engine_fixture.h"
 #include "tests/support/fake_engine_client.h"
 #include "tests/support/recorder.h"
-
-// The process that these tests start is their own binary, see main() below, with an engine that has no model.
 
 namespace optserve {
 namespace {
@@ -84,36 +82,21 @@ std::unique_ptr<Running> StartReady(EngineConfig config = {.model_path = "good"}
   return running;
 }
 
-GenerateRequest Request(RequestId id, int32_t max_tokens, int32_t num_choices = 1) {
-  return {.id = id,
-          .prompt = {2, static_cast<int32_t>(10 + id)},
-          .max_tokens = max_tokens,
-          .sampling = {.seed = 7},
-          .num_choices = num_choices};
-}
-
 TEST(EngineProcessTest, TokensAreThoseOfTheSameEngineInThisProcess) {
   const auto running = StartReady();
   EXPECT_EQ(running->engine->model().max_model_len, FakeEngineClient::DefaultModel().max_model_len);
   const auto sink = std::make_shared<Recorder>();
-  const GenerateRequest request = Request(1, 20, 2);
+  const GenerateRequest request = HashedRequest(1, 20, 2);
   ASSERT_TRUE(running->engine->Submit(request, sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(2));
-  for (int32_t choice = 0; choice < 2; ++choice) {
-    const std::vector<int32_t> tokens = sink->tokens(1, choice);
-    ASSERT_EQ(tokens.size(), 20u);
-    for (int32_t i = 0; i < 20; ++i) {
-      EXPECT_EQ(tokens[static_cast<size_t>(i)], FakeEngineClient::HashedTokens()(request, choice, i));
-    }
-    EXPECT_EQ(sink->finish(1, choice), FinishReason::kLength);
-  }
+  ExpectUndisturbed(*sink, request);
   EXPECT_TRUE(running->engine->Health().ok());
 }
 
 TEST(EngineProcessTest, ASinkThatRequestsShareIsCalledOnceAStep) {
   const auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
-  for (RequestId id = 1; id <= 8; ++id) ASSERT_TRUE(running->engine->Submit(Request(id, 100), sink).ok());
+  for (RequestId id = 1; id <= 8; ++id) ASSERT_TRUE(running->engine->Submit(HashedRequest(id, 100), sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(8));
   EXPECT_EQ(sink->events().size(), 800u);
   EXPECT_LT(sink->calls(), 400);  // about 100, if the requests overlap as they should
@@ -143,10 +126,10 @@ TEST(EngineProcessTest, AProcessThatDiesWhileLoadingIsAnErrorOfStarting) {
 TEST(EngineProcessTest, AKilledEngineEndsEveryUnfinishedAnswerAndRefusesMore) {
   const auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
-  ASSERT_TRUE(running->engine->Submit(Request(1, 5), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 5), sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(1));
-  ASSERT_TRUE(running->engine->Submit(Request(2, 1000, 3), sink).ok());
-  ASSERT_TRUE(running->engine->Submit(Request(3, 1000), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(2, 1000, 3), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(3, 1000), sink).ok());
   ASSERT_TRUE(sink->WaitForEvents(50));
   running->engine->CancelChoice(2, 1);
   ASSERT_TRUE(sink->WaitForFinished(2));
@@ -160,7 +143,7 @@ TEST(EngineProcessTest, AKilledEngineEndsEveryUnfinishedAnswerAndRefusesMore) {
   EXPECT_EQ(ErrorCode(sink->events().back().error), "engine_dead");
 
   EXPECT_THAT(std::string(running->died.get_future().get().message()), HasSubstr("killed by signal 9"));
-  const absl::Status refusal = running->engine->Submit(Request(4, 5), sink);
+  const absl::Status refusal = running->engine->Submit(HashedRequest(4, 5), sink);
   EXPECT_EQ(refusal.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(ErrorCode(refusal), "engine_dead");
   EXPECT_TRUE(RetryAfterSeconds(refusal).has_value());
@@ -171,7 +154,7 @@ TEST(EngineProcessTest, AKilledEngineEndsEveryUnfinishedAnswerAndRefusesMore) {
 TEST(EngineProcessTest, AnEngineThatFailsEndsItsProcessAndLeavesItsReason) {
   const auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
-  GenerateRequest request = Request(1, 500);
+  GenerateRequest request = HashedRequest(1, 500);
   request.prompt.front() = kDyingWish;
   ASSERT_TRUE(running->engine->Submit(request, sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(1));
@@ -183,7 +166,7 @@ TEST(EngineProcessTest, AnEngineThatFailsEndsItsProcessAndLeavesItsReason) {
 TEST(EngineProcessTest, CancelEndsAllAnswersAndFreesTheirBlocks) {
   const auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
-  ASSERT_TRUE(running->engine->Submit(Request(1, 1000, 2), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 1000, 2), sink).ok());
   ASSERT_TRUE(sink->WaitForEvents(10));
   EXPECT_EQ(running->engine->Stats().running, 2);
   running->engine->Cancel(1);
@@ -203,8 +186,8 @@ TEST(EngineProcessTest, CancelEndsAllAnswersAndFreesTheirBlocks) {
 TEST(EngineProcessTest, WhatOnlyTheEngineRefusesComesAsAnEventOfEachAnswer) {
   const auto running = StartReady({.model_path = "good", .max_queue = 1});
   const auto sink = std::make_shared<Recorder>();
-  ASSERT_TRUE(running->engine->Submit(Request(1, 1000), sink).ok());
-  ASSERT_TRUE(running->engine->Submit(Request(2, 10, 2), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 1000), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(2, 10, 2), sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(2));
   EXPECT_EQ(sink->finish(2, 0), FinishReason::kError);
   EXPECT_EQ(sink->finish(2, 1), FinishReason::kError);
@@ -217,9 +200,9 @@ TEST(EngineProcessTest, WhatOnlyTheEngineRefusesComesAsAnEventOfEachAnswer) {
 TEST(EngineProcessTest, ARequestThatTheModelCannotServeIsRefusedAtOnce) {
   const auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
-  EXPECT_EQ(running->engine->Submit(Request(1, 1 << 20), sink).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(running->engine->Submit(HashedRequest(1, 1 << 20), sink).code(), absl::StatusCode::kInvalidArgument);
   running->engine->Drain();
-  EXPECT_EQ(ErrorCode(running->engine->Submit(Request(2, 1), sink)), "shutting_down");
+  EXPECT_EQ(ErrorCode(running->engine->Submit(HashedRequest(2, 1), sink)), "shutting_down");
   EXPECT_TRUE(sink->events().empty());
 }
 
@@ -246,7 +229,7 @@ TEST(EngineProcessTest, SignalsForTheWholeProcessGroupLeaveTheEngineAlone) {
   kill(running->engine->pid(), SIGINT);
   kill(running->engine->pid(), SIGTERM);
   const auto sink = std::make_shared<Recorder>();
-  ASSERT_TRUE(running->engine->Submit(Request(1, 50), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 50), sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(1));
   EXPECT_EQ(sink->finish(1), FinishReason::kLength);
 }
@@ -268,10 +251,4 @@ TEST(EngineProcessTest, TheProcessEndsWithItsClientAlsoWhileItLoads) {
 }  // namespace
 }  // namespace optserve
 
-int main(int argc, char** argv) {
-  if (argc == 4 && std::string(argv[1]) == "engine-process") {
-    std::_Exit(optserve::RunEngineProcess(std::atoi(argv[3]), optserve::StartFake));
-  }
-  testing::InitGoogleMock(&argc, argv);
-  return RUN_ALL_TESTS();
-}
+int main(int argc, char** argv) { return optserve::RunTestsOrEngine(argc, argv, optserve::StartFake); }

@@ -9,14 +9,11 @@
 #include <future>
 #include <thread>
 
-#include "engine/process_main.h"
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "tests/server/replicas/engine_fixture.h"
 #include "tests/support/fake_engine_client.h"
 #include "tests/support/recorder.h"
-
-// The processes that these tests start are their own binary, see main() below, with an engine that has no model: token
-// i of an answer is a hash of its prompt, seed, choice and i, so whatever resumes wrongly says something else.
 
 namespace optserve {
 namespace {
@@ -32,7 +29,12 @@ constexpr int32_t kPoisonIndex = 3;
 
 absl::StatusOr<std::unique_ptr<EngineClient>> StartFake(const EngineConfig& config, const LoadProgress& progress) {
   if (config.model_path == "broken") return InvalidArgument("broken: no tensor 'x'");
-  if (progress) progress(1, 1);
+  if (config.model_path == "endless") std::this_thread::sleep_for(std::chrono::hours(1));
+  for (int64_t done = 1; config.model_path == "slow" && done < 5; ++done) {
+    std::this_thread::sleep_for(milliseconds(700));
+    progress(done, 5);
+  }
+  if (progress) progress(5, 5);
   FakeEngineClient::Options options = {.pace = FakeEngineClient::Pace::kOwnThread,
                                        .step_time = milliseconds(1),
                                        .prefill_chunk = 4,
@@ -62,6 +64,7 @@ struct Setup {
   int32_t max_deaths = 3;
   int32_t num_replicas = 1;
   int32_t step_timeout_seconds = 10;
+  int32_t load_timeout_seconds = 300;
   const char* model = "good";
 };
 
@@ -70,6 +73,7 @@ std::unique_ptr<Running> Start(const Setup& setup) {
   Supervisor::Options options;
   options.config.model_path = setup.model;
   options.config.step_timeout_seconds = setup.step_timeout_seconds;
+  options.load_timeout_seconds = setup.load_timeout_seconds;
   options.num_replicas = setup.num_replicas;
   options.max_deaths = setup.max_deaths;
   options.on_started = [r = running.get()](const absl::Status& status) { r->started.set_value(status); };
@@ -85,27 +89,6 @@ std::unique_ptr<Running> StartReady(const Setup& setup = {}) {
   return running;
 }
 
-GenerateRequest Request(RequestId id, int32_t max_tokens, int32_t num_choices = 1) {
-  return {.id = id,
-          .prompt = {2, static_cast<int32_t>(10 + id)},
-          .max_tokens = max_tokens,
-          .sampling = {.seed = 7},
-          .num_choices = num_choices};
-}
-
-// All tokens of all answers are those of an engine that never died, once each.
-void ExpectUndisturbed(const Recorder& sink, const GenerateRequest& request) {
-  for (int32_t choice = 0; choice < request.num_choices; ++choice) {
-    const std::vector<int32_t> tokens = sink.tokens(request.id, choice);
-    ASSERT_EQ(tokens.size(), static_cast<size_t>(request.max_tokens)) << "choice " << choice;
-    for (int32_t i = 0; i < request.max_tokens; ++i) {
-      ASSERT_EQ(tokens[static_cast<size_t>(i)], FakeEngineClient::HashedTokens()(request, choice, i))
-          << "choice " << choice << " token " << i;
-    }
-    EXPECT_EQ(sink.finish(request.id, choice), FinishReason::kLength);
-  }
-}
-
 bool WaitUntil(const std::function<bool()>& condition) {
   const auto deadline = std::chrono::steady_clock::now() + seconds(10);
   while (!condition()) {
@@ -119,7 +102,7 @@ TEST(SupervisorTest, AKilledEngineIsReplacedAndNobodyIsToldAnythingElse) {
   const auto running = StartReady({.max_deaths = 100});
   const auto sink = std::make_shared<Recorder>();
   std::vector<GenerateRequest> requests;
-  for (RequestId id = 1; id <= 4; ++id) requests.push_back(Request(id, 300, static_cast<int32_t>(id)));
+  for (RequestId id = 1; id <= 4; ++id) requests.push_back(HashedRequest(id, 300, static_cast<int32_t>(id)));
   for (const GenerateRequest& request : requests) ASSERT_TRUE(running->engine->Submit(request, sink).ok());
   for (size_t kills = 1; kills <= 5; ++kills) {
     ASSERT_TRUE(sink->WaitForEvents(kills * 300));
@@ -135,7 +118,7 @@ TEST(SupervisorTest, AKilledEngineIsReplacedAndNobodyIsToldAnythingElse) {
 TEST(SupervisorTest, PromptScoresComeOnceAndWhole) {
   const auto running = StartReady({.max_deaths = 100});
   const auto sink = std::make_shared<Recorder>();
-  GenerateRequest request = Request(1, 5, 2);
+  GenerateRequest request = HashedRequest(1, 5, 2);
   request.num_prompt_logprobs = 0;
   while (request.prompt.size() < 200) request.prompt.push_back(static_cast<int32_t>(request.prompt.size()));
   ASSERT_TRUE(running->engine->Submit(request, sink).ok());
@@ -157,8 +140,8 @@ TEST(SupervisorTest, PromptScoresComeOnceAndWhole) {
 TEST(SupervisorTest, AnAnswerThatWasCancelledStaysCancelled) {
   const auto running = StartReady({.max_deaths = 100});
   const auto sink = std::make_shared<Recorder>();
-  ASSERT_TRUE(running->engine->Submit(Request(1, 400, 3), sink).ok());
-  ASSERT_TRUE(running->engine->Submit(Request(2, 400), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 400, 3), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(2, 400), sink).ok());
   ASSERT_TRUE(sink->WaitForEvents(40));
   running->KillEngine(0, SIGSTOP);
   running->engine->CancelChoice(1, 1);
@@ -170,7 +153,7 @@ TEST(SupervisorTest, AnAnswerThatWasCancelledStaysCancelled) {
   EXPECT_EQ(sink->finish(2), FinishReason::kCancelled);
   EXPECT_EQ(sink->tokens(1, 0).size(), 400u);
   EXPECT_EQ(sink->tokens(1, 2).size(), 400u);
-  ASSERT_TRUE(running->engine->Submit(Request(3, 300, 3), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(3, 300, 3), sink).ok());
   ASSERT_TRUE(WaitUntil([&] { return sink->tokens(3, 2).size() > 5; }));
   running->KillEngine();
   ASSERT_TRUE(WaitUntil([&, seen = sink->tokens(3, 2).size()] { return sink->tokens(3, 2).size() > seen + 50; }));
@@ -184,14 +167,14 @@ TEST(SupervisorTest, AnAnswerThatWasCancelledStaysCancelled) {
 TEST(SupervisorTest, AnEngineThatIsStoppedOrMakesNoStepIsReplaced) {
   const auto running = StartReady({.max_deaths = 100, .step_timeout_seconds = 1});
   const auto sink = std::make_shared<Recorder>();
-  const GenerateRequest request = Request(1, 500);
+  const GenerateRequest request = HashedRequest(1, 500);
   ASSERT_TRUE(running->engine->Submit(request, sink).ok());
   ASSERT_TRUE(sink->WaitForEvents(10));
   running->KillEngine(0, SIGSTOP);
   ASSERT_TRUE(sink->WaitForFinished(1));
   ExpectUndisturbed(*sink, request);
 
-  GenerateRequest hangs = Request(2, kPoisonIndex + 1);
+  GenerateRequest hangs = HashedRequest(2, kPoisonIndex + 1);
   hangs.prompt.front() = kHang;
   ASSERT_TRUE(running->engine->Submit(hangs, sink).ok());
   ASSERT_TRUE(WaitUntil([&] { return sink->tokens(2).size() == kPoisonIndex; }));
@@ -211,7 +194,7 @@ TEST(SupervisorTest, ThreeDeathsInTenMinutesAreTheEnd) {
     const std::vector<pid_t> pids = running->engine->pids();
     if (pids.empty() || !running->engine->Health().ok() || !killed.insert(pids[0]).second) continue;
     if (killed.size() == 3) {
-      ASSERT_TRUE(running->engine->Submit(Request(1, 1000), sink).ok());
+      ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 1000), sink).ok());
       ASSERT_TRUE(sink->WaitForEvents(1));
     }
     kill(pids[0], SIGKILL);
@@ -222,16 +205,16 @@ TEST(SupervisorTest, ThreeDeathsInTenMinutesAreTheEnd) {
   EXPECT_EQ(sink->finish(1), FinishReason::kError);
   EXPECT_EQ(ErrorCode(sink->events().back().error), "engine_dead");
   EXPECT_EQ(running->engine->Health().code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(running->engine->Submit(Request(2, 5), sink), running->engine->Health());
+  EXPECT_EQ(running->engine->Submit(HashedRequest(2, 5), sink), running->engine->Health());
 }
 
 TEST(SupervisorTest, ARequestThatKillsTheEngineFailsAlone) {
   const auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
   std::vector<GenerateRequest> others;
-  for (RequestId id = 1; id <= 4; ++id) others.push_back(Request(id, 400, 2));
+  for (RequestId id = 1; id <= 4; ++id) others.push_back(HashedRequest(id, 400, 2));
   for (const GenerateRequest& request : others) ASSERT_TRUE(running->engine->Submit(request, sink).ok());
-  GenerateRequest poison = Request(5, 20, 2);
+  GenerateRequest poison = HashedRequest(5, 20, 2);
   poison.prompt.front() = kPoison;
   ASSERT_TRUE(running->engine->Submit(poison, sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(10));
@@ -247,9 +230,9 @@ TEST(SupervisorTest, ARequestThatKillsTheEngineFailsAlone) {
   poison.id = 6;
   ASSERT_TRUE(running->engine->Submit(poison, sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(12));
-  ASSERT_TRUE(running->engine->Submit(Request(7, 5), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(7, 5), sink).ok());
   ASSERT_TRUE(sink->WaitForFinished(13));
-  ExpectUndisturbed(*sink, Request(7, 5));
+  ExpectUndisturbed(*sink, HashedRequest(7, 5));
 }
 
 TEST(SupervisorTest, AnEngineThatCannotStartSaysWhyAndIsNotTriedAgain) {
@@ -264,7 +247,7 @@ TEST(SupervisorTest, ReplicasShareTheWorkAndTakeOverFromEachOther) {
   ASSERT_EQ(running->engine->pids().size(), 2u);
   const auto sink = std::make_shared<Recorder>();
   std::vector<GenerateRequest> requests;
-  for (RequestId id = 1; id <= 8; ++id) requests.push_back(Request(id, 400, 2));
+  for (RequestId id = 1; id <= 8; ++id) requests.push_back(HashedRequest(id, 400, 2));
   for (const GenerateRequest& request : requests) ASSERT_TRUE(running->engine->Submit(request, sink).ok());
   ASSERT_TRUE(sink->WaitForEvents(200));
   EXPECT_EQ(running->engine->Stats().running, 16);
@@ -279,7 +262,7 @@ TEST(SupervisorTest, DeadlinesPassAlsoWhileNobodyServes) {
   const auto running = StartReady({.max_deaths = 100});
   const auto sink = std::make_shared<Recorder>();
   running->KillEngine(0, SIGSTOP);  // which no engine can tell from a step that takes long
-  GenerateRequest request = Request(1, 50);
+  GenerateRequest request = HashedRequest(1, 50);
   const auto deadline = std::chrono::steady_clock::now() + milliseconds(200);
   request.deadline_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline.time_since_epoch()).count();
   ASSERT_TRUE(running->engine->Submit(request, sink).ok());
@@ -289,13 +272,23 @@ TEST(SupervisorTest, DeadlinesPassAlsoWhileNobodyServes) {
   EXPECT_EQ(sink->finish(1), FinishReason::kDeadline);
 }
 
+TEST(SupervisorTest, ALoadWithoutProgressIsEnded) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto running = Start({.load_timeout_seconds = 1, .model = "endless"});
+  const absl::Status status = running->started.get_future().get();
+  EXPECT_THAT(std::string(status.message()), HasSubstr("made no progress for 1."));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(8));
+}
+
+TEST(SupervisorTest, ALoadThatIsSlowButGoesOnIsLeftAlone) { StartReady({.load_timeout_seconds = 2, .model = "slow"}); }
+
 TEST(SupervisorTest, WhatIsUnfinishedAtTheEndIsToldSo) {
   auto running = StartReady();
   const auto sink = std::make_shared<Recorder>();
-  ASSERT_TRUE(running->engine->Submit(Request(1, 1000), sink).ok());
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 1000), sink).ok());
   ASSERT_TRUE(sink->WaitForEvents(5));
   running->engine->Drain();
-  EXPECT_EQ(ErrorCode(running->engine->Submit(Request(2, 5), sink)), "shutting_down");
+  EXPECT_EQ(ErrorCode(running->engine->Submit(HashedRequest(2, 5), sink)), "shutting_down");
   running->engine.reset();
   EXPECT_EQ(sink->finish(1), FinishReason::kError);
   EXPECT_EQ(ErrorCode(sink->events().back().error), "shutting_down");
@@ -304,10 +297,4 @@ TEST(SupervisorTest, WhatIsUnfinishedAtTheEndIsToldSo) {
 }  // namespace
 }  // namespace optserve
 
-int main(int argc, char** argv) {
-  if (argc == 4 && std::string(argv[1]) == "engine-process") {
-    std::_Exit(optserve::RunEngineProcess(std::atoi(argv[3]), optserve::StartFake));
-  }
-  testing::InitGoogleMock(&argc, argv);
-  return RUN_ALL_TESTS();
-}
+int main(int argc, char** argv) { return optserve::RunTestsOrEngine(argc, argv, optserve::StartFake); }
