@@ -17,7 +17,7 @@ packages=(
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev clang-format clang-tidy python3 python3-venv
-  faketime fiu-utils jq chromium fonts-dejavu-core
+  faketime fiu-utils jq strace chromium fonts-dejavu-core
   libopenmpi-dev openmpi-bin iproute2)
 deploy_packages=(mmdebstrap util-linux file shellcheck dpkg-dev prometheus nginx-light haproxy
   slurmd slurmctld slurm-client munge systemd)

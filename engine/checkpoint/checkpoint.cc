@@ -7,11 +7,11 @@
 
 #include "engine/checkpoint/mapped_checkpoint.h"
 #include "engine/checkpoint/metaseq.h"
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/rank_files.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/shard_index.h"
 #include "engine/checkpoint/torch_archive.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/checkpoint/file_hash.h"
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 
 namespace optserve {
 

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 
 namespace optserve {
 

@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 
 // A model that is cut for tensor parallelism: model-rank-R-of-N.safetensors, a file for each rank, with that rank's
 // part of every tensor and a copy of every tensor that is not split. `optserve convert --tensor-parallel-size N` writes

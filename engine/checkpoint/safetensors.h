@@ -6,7 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 
 namespace optserve {
 

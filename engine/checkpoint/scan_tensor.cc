@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 #include "kernels/common/half.h"
 
 namespace optserve {

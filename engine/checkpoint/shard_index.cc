@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/strict_json.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 
 namespace optserve {

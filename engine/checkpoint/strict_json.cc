@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 
 namespace optserve {

@@ -11,8 +11,8 @@
 
 #include "absl/status/statusor.h"
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/pickle.h"
+#include "engine/util/model_directory.h"
 
 // What torch.save writes: one pickle, and the storages (arrays of numbers) that its tensors are views of.
 

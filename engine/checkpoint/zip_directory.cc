@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "engine/checkpoint/checked_size.h"
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

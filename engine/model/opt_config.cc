@@ -12,8 +12,8 @@
 #include <optional>
 #include <utility>
 
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/strict_json.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

@@ -10,9 +10,9 @@
 #include <string_view>
 #include <utility>
 
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/scan_tensor.h"
 #include "engine/checkpoint/tensor_region.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/rank_files.h"
 #include "engine/checkpoint/tensor_region.h"
 #include "engine/model/load_config.h"
@@ -23,6 +22,7 @@
 #include "engine/model/sharding.h"
 #include "engine/tools/convert_dtype.h"
 #include "engine/tools/output_file.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

@@ -8,11 +8,11 @@
 #include <utility>
 
 #include "engine/checkpoint/checkpoint.h"
-#include "engine/checkpoint/model_directory.h"
 #include "engine/model/kv_cache.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_weights.h"
 #include "engine/model/sharding.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status_macros.h"
 
 namespace optserve {

@@ -14,10 +14,10 @@
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/checksums.h"
-#include "engine/checkpoint/model_directory.h"
 #include "engine/checkpoint/scan_tensor.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_weights.h"
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 

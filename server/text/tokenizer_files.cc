@@ -2,13 +2,13 @@
 
 #include <array>
 #include <charconv>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <unordered_set>
 #include <utility>
 
+#include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "server/text/utf8.h"
@@ -18,8 +18,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr uintmax_t kMaxFileBytes = 64u << 20;
-constexpr uintmax_t kMaxConfigBytes = 4u << 20;  // becomes a tree, at up to 60 bytes per byte
+constexpr size_t kMaxFileBytes = 64u << 20;
+constexpr size_t kMaxConfigBytes = 4u << 20;  // becomes a tree, at up to 60 bytes per byte
 constexpr int32_t kMaxTokens = 1 << 20;
 constexpr size_t kMaxDeclaredTokens = 1024;  // each is looked for wherever its first byte stands in a text
 
@@ -36,21 +36,11 @@ std::string Quoted(std::string_view text) {
   return json(text.substr(0, kLongest)).dump(-1, ' ', true, json::error_handler_t::replace) + "...";
 }
 
-absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, uintmax_t max_bytes) {
-  const std::string name = path.filename().string();
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error)) return InvalidArgument("{} is not a regular file", name);
-  const uintmax_t num_bytes = std::filesystem::file_size(path, error);
-  if (error) return InvalidArgument("{} cannot be read: {}", name, error.message());
-  if (num_bytes > max_bytes) {
-    return InvalidArgument("{} has {} bytes, the limit is {}", name, num_bytes, max_bytes);
-  }
-  std::string content(num_bytes, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(content.data(), static_cast<std::streamsize>(num_bytes))) {
-    return InvalidArgument("{} cannot be read", name);
-  }
-  if (const std::optional<size_t> invalid = FindInvalidUtf8(content)) {
+// Any error is one of the file's content to who loads a tokenizer: that there is none is known before.
+absl::StatusOr<std::string> ReadFile(const ModelDirectory& directory, const char* name, size_t max_bytes) {
+  absl::StatusOr<std::string> content = directory.Read(name, max_bytes);
+  if (!content.ok()) return absl::InvalidArgumentError(content.status().message());
+  if (const std::optional<size_t> invalid = FindInvalidUtf8(*content)) {
     return InvalidArgument("{} is not UTF-8: bad byte at offset {}", name, *invalid);
   }
   return content;
@@ -178,17 +168,16 @@ absl::StatusOr<bool> ReadFlag(const json& object, const char* key, bool if_absen
 }
 
 // nullopt when there is no such file.
-absl::StatusOr<std::optional<json>> ReadJsonObject(const std::filesystem::path& directory, const char* file) {
-  std::error_code error;
-  if (!std::filesystem::exists(directory / file, error)) return std::nullopt;
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / file, kMaxConfigBytes));
+absl::StatusOr<std::optional<json>> ReadJsonObject(const ModelDirectory& directory, const char* file) {
+  if (!directory.Has(file)) return std::nullopt;
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory, file, kMaxConfigBytes));
   std::optional<json> object = json::parse(content, nullptr, /*allow_exceptions=*/false);
   if (object->is_discarded()) return InvalidArgument("{} is not JSON", file);
   if (!object->is_object()) return InvalidArgument("{} must hold a JSON object", file);
   return object;
 }
 
-absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::filesystem::path& directory) {
+absl::StatusOr<TokenizerConfig> ReadTokenizerConfig(const ModelDirectory& directory) {
   TokenizerConfig config;
   OPTSERVE_ASSIGN_OR_RETURN(const std::optional<json> object, ReadJsonObject(directory, kConfig));
   if (object.has_value()) {
@@ -332,14 +321,14 @@ class VocabularyHandler : public nlohmann::json_sax<json> {
   absl::Status status_;
 };
 
-absl::StatusOr<Vocabulary> ReadVocabulary(const std::filesystem::path& directory, const TokenizerConfig& config) {
+absl::StatusOr<Vocabulary> ReadVocabulary(const ModelDirectory& directory, const TokenizerConfig& config) {
   std::unordered_set<std::string> declared;
   for (const auto& content : {config.bos, config.eos, config.unk, config.pad}) {
     if (content.has_value()) declared.insert(*content);
   }
   for (const DeclaredToken& token : config.others) declared.insert(token.content);
 
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kVocab, kMaxFileBytes));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory, kVocab, kMaxFileBytes));
   VocabularyHandler handler(declared);
   json::sax_parse(content, &handler);
   OPTSERVE_RETURN_IF_ERROR(handler.status());
@@ -405,10 +394,10 @@ absl::Status CheckAllMade(const TokenizerConfig& config, const Vocabulary& vocab
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<TokenizerFiles::Merge>> ReadMerges(const std::filesystem::path& directory,
+absl::StatusOr<std::vector<TokenizerFiles::Merge>> ReadMerges(const ModelDirectory& directory,
                                                               const TokenizerConfig& config,
                                                               const Vocabulary& vocabulary) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory / kMerges, kMaxFileBytes));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::string content, ReadFile(directory, kMerges, kMaxFileBytes));
   std::vector<TokenizerFiles::Merge> merges;
   std::string_view rest = content;
   int line_number = 1;
@@ -484,10 +473,9 @@ absl::Status ResolveSpecialTokens(const TokenizerConfig& config, const Vocabular
 
 }  // namespace
 
-absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& directory) {
-  std::error_code error;
-  const bool has_vocab = std::filesystem::exists(directory / kVocab, error);
-  const bool has_merges = std::filesystem::exists(directory / kMerges, error);
+absl::StatusOr<TokenizerFiles> ReadTokenizerFiles(const std::filesystem::path& path) {
+  OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory directory, ModelDirectory::Open(path.string()));
+  const bool has_vocab = directory.Has(kVocab), has_merges = directory.Has(kMerges);
   if (!has_vocab && !has_merges) return NotFound("the model has no tokenizer: {} and {} are missing", kVocab, kMerges);
   if (!has_vocab || !has_merges) {
     return InvalidArgument("{} is there, but {} is missing: a tokenizer needs both", has_vocab ? kVocab : kMerges,

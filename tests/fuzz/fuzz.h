@@ -18,7 +18,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 
 // What the fuzz targets share. A target is a file with LLVMFuzzerTestOneInput: it parses its input as the product does
 // and checks what must hold of the result, whatever the input was.

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 #include "tests/support/temp_dir.h"
 
 namespace optserve {

@@ -166,7 +166,7 @@ TEST_F(TokenizerFilesTest, RefusesABrokenConfiguration) {
   EXPECT_THAT(config_refusal(R"({"add_bos_token": true, "bos_token": null})"), HasSubstr("bos_token is null"));
   EXPECT_THAT(config_refusal(R"({"add_prefix_space": true})"), HasSubstr("add_prefix_space must be false"));
   EXPECT_THAT(config_refusal(std::string(1 << 20, '[')), HasSubstr("is not JSON"));
-  EXPECT_THAT(config_refusal(std::string(5 << 20, ' ')), HasSubstr("the limit is 4194304"));
+  EXPECT_THAT(config_refusal(std::string(5 << 20, ' ')), HasSubstr("such a file has at most 4194304"));
   json many;
   for (int id = 1000; id < 2025; ++id) many["added_tokens_decoder"][std::to_string(id)] = fmt::format("<{}>", id);
   EXPECT_THAT(config_refusal(many.dump()), HasSubstr("declare 1025 tokens, the limit is 1024"));

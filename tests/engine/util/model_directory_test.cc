@@ -1,4 +1,4 @@
-#include "engine/checkpoint/model_directory.h"
+#include "engine/util/model_directory.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
