@@ -76,11 +76,13 @@ std::string ZipFile::Write() const {
   for (const Member& member : members) {
     const auto at = static_cast<uint32_t>(member.header_at < 0 ? file.size() : static_cast<size_t>(member.header_at));
     const auto size = static_cast<uint32_t>(member.bytes.size());
+    const auto local_flags = static_cast<uint16_t>(member.local_flags < 0 ? member.flags : member.local_flags);
+    const auto local_method = static_cast<uint16_t>(member.local_method < 0 ? member.method : member.local_method);
     const std::string& local_name = member.local_name.empty() ? member.name : member.local_name;
     const std::string times_and_crc(8, '\0');
     if (member.header_at < 0) {
       file +=
-          Join({"PK\x03\x04", Raw<uint16_t>(20), Raw(member.flags), Raw(member.method), times_and_crc, Raw(size),
+          Join({"PK\x03\x04", Raw<uint16_t>(20), Raw(local_flags), Raw(local_method), times_and_crc, Raw(size),
                 Raw(size), Raw(static_cast<uint16_t>(local_name.size())), Raw<uint16_t>(0), local_name, member.bytes});
     }
     directory +=

@@ -34,6 +34,8 @@ struct ZipFile {
     uint16_t method = 0;
     uint16_t flags = 0;
     std::string local_name;  // if another than `name`
+    int local_method = -1;   // if another than `method`
+    int local_flags = -1;    // if others than `flags`
     int64_t header_at = -1;  // if not behind the member before, but within the file that is already there
   };
   std::vector<Member> members;
