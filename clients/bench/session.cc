@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 #include <utility>
@@ -11,8 +12,10 @@ namespace {
 
 constexpr double kSweepParts[] = {0.1, 0.25, 0.5, 0.7, 0.85, 1.0, 1.15};
 
-// Counters arrive a moment after the events: a server's engine process sends its own 20 ms later.
-constexpr std::chrono::milliseconds kCounterDelay{100};
+// Counters arrive a moment after the events: a server's engine process sends its own 20 ms later, on a busy machine
+// later still. They are read until they stand still, but no longer than two seconds.
+constexpr std::chrono::milliseconds kCounterDelay{60};
+constexpr int kMostReadings = 33;
 
 class Session {
  public:
@@ -42,30 +45,46 @@ class Session {
 
  private:
   std::optional<EngineReading> Read() {
-    std::this_thread::sleep_for(kCounterDelay);
-    return subject_.read ? subject_.read() : std::nullopt;
+    std::optional<EngineReading> last = subject_.read ? subject_.read() : std::nullopt;
+    for (int i = 0; last.has_value() && i < kMostReadings; ++i) {
+      std::this_thread::sleep_for(kCounterDelay);
+      std::optional<EngineReading> next = subject_.read();
+      const bool stands_still = next.has_value() && next->steps == last->steps &&
+                                next->queue_seconds == last->queue_seconds &&
+                                next->request.phase_seconds == last->request.phase_seconds;
+      last = std::move(next);
+      if (stands_still) break;
+    }
+    return last;
   }
 
-  // One token of one request at a time: what its latency has beyond the queue and its step.
+  // One token of one request at a time: what its latency has beyond the queue and its step. Of several groups of
+  // requests the median, because another program that takes the processor once would be in the mean.
   void MeasureOverhead() {
-    constexpr int kRequests = 40;
+    constexpr int kGroups = 7;
+    constexpr int kRequests = 6;
     const std::vector<LoadRequest> probes(kRequests,
                                           {.prompt = {requests_.front().prompt.front()}, .output_tokens = 1});
-    RunLoad(subject_.target, std::span(probes).first(5), {.max_in_flight = 1});
-    const std::optional<EngineReading> before = Read();
-    if (!before.has_value()) return;
-    const LoadResult result = RunLoad(subject_.target, probes, {.max_in_flight = 1});
-    const std::optional<EngineReading> after = Read();
-    if (!after.has_value()) return;
-    const EngineReading reading = Since(*before, *after);
-    double seconds = -reading.queue_seconds;
-    double cpu = 0.0;
-    for (const auto& [name, phase] : reading.request.phase_seconds) seconds -= phase;
-    for (const RequestRecord& record : result.records) {
-      seconds += record.ended - record.due;
-      cpu += record.cpu_seconds;
+    RunLoad(subject_.target, probes, {.max_in_flight = 1});
+    std::vector<double> wire, client;
+    std::optional<EngineReading> before = Read();
+    for (int group = 0; before.has_value() && group < kGroups; ++group) {
+      const LoadResult result = RunLoad(subject_.target, probes, {.max_in_flight = 1});
+      const std::optional<EngineReading> after = Read();
+      if (!after.has_value()) return;
+      const EngineReading reading = Since(*before, *after);
+      before = after;
+      double seconds = -reading.queue_seconds;
+      double cpu = 0.0;
+      for (const auto& [name, phase] : reading.request.phase_seconds) seconds -= phase;
+      for (const RequestRecord& record : result.records) {
+        seconds += record.ended - record.due;
+        cpu += record.cpu_seconds;
+      }
+      wire.push_back(std::max(0.0, seconds - cpu) / kRequests);
+      client.push_back(cpu / kRequests);
     }
-    overhead_ = {.wire_seconds = std::max(0.0, seconds - cpu) / kRequests, .client_seconds = cpu / kRequests};
+    overhead_ = {.wire_seconds = Quantile(wire, 0.5), .client_seconds = Quantile(client, 0.5)};
   }
 
   void RunRate(double rate) {
