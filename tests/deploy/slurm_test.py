@@ -72,6 +72,9 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
     def __exit__(self, *exc):
         self.ask("scancel", "--user=root")
+        deadline = time.monotonic() + 20
+        while self.ask("squeue", "--noheader").strip() and time.monotonic() < deadline:
+            time.sleep(0.2)  # no job outlives its daemons
         for process in reversed(self.processes):
             process.terminate()
         for process in self.processes:
