@@ -36,7 +36,7 @@ MAY_INCLUDE = [
     # What a key may take and what it took are decided where a request begins and ends, whichever protocol it came by.
     (r"server/access/", [r"server/(access|api)/", r"engine/util/"]),
     (r"server/completion/", [r"server/(access|api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
-    # And `bench` drives a load, at a server through the client library or at an engine in its own process (adr/0008).
+    # And `bench` drives a load, at a server through the client library or at an engine in its own process (adr/0010).
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|process_group|model/opt_sizes)\.h",
                                       r"engine/(planner|util|tools)/", r"clients/bench/",
                                       r"clients/cpp/cli/completion_script\.h"]),
