@@ -54,17 +54,9 @@ class Backend {
 
   // The same for a weight whose rows do not lie in one place: read(row, count, out) writes `count` rows from `row` on
   // to `out`, one behind the other. Only dtype, rank and dims of `shape` count. The CPU puts the rows together in
-  // memory of its own; a device that does not ask for some rows at a time gets all of them through memory of the host
-  // that is free again when this returns, so its LoadWeight has copied by then.
+  // memory of its own; a device asks for some megabytes at a time.
   using ReadRows = std::function<void(int64_t row, int64_t count, std::byte* out)>;
-  virtual absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) {
-    const size_t bytes = static_cast<size_t>(shape.num_elements()) * SizeOf(shape.dtype);
-    const auto rows = std::make_unique_for_overwrite<std::byte[]>(bytes);
-    read(0, shape.dims[0], rows.get());
-    TensorView host = shape;
-    host.data = rows.get();
-    return LoadWeight(host);
-  }
+  virtual absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) = 0;
 
   virtual void CopyIn(const TensorView& dst, const void* host) = 0;  // dst is contiguous
   virtual void CopyOut(void* host, const TensorView& src) = 0;  // src is contiguous; host is valid after Synchronize

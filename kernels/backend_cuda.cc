@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kNumCounters = int64_t{1} << 18;
 constexpr float kLargestHalf = 65504.0f;
+constexpr int64_t kBandBytes = int64_t{8} << 20;  // of a weight on its way, as the device holds it
 
 class CudaBuffer final : public Buffer {
  public:
@@ -103,27 +104,21 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaBuffer>(*device_, data, bytes);
   }
 
-  // Matrices get rows that start on 16 bytes, for vector loads.
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override {
-    OPTSERVE_CHECK(host.rank == 1 || host.rank == 2) << "a weight of rank " << host.rank;
-    TensorView loaded = host;
-    const bool matrix = host.rank == 2;
-    loaded.dtype = matrix ? DType::kF16 : DType::kF32;
-    const int64_t rows = matrix ? host.dims[0] : 1, columns = matrix ? host.dims[1] : host.dims[0];
-    const int64_t stride = matrix ? (columns + 7) / 8 * 8 : columns;
-    loaded.row_stride = matrix ? stride : 1;
-    const int64_t row_bytes = stride * static_cast<int64_t>(SizeOf(loaded.dtype));
-    auto memory = Allocate(static_cast<size_t>(rows * row_bytes));
-    if (!memory.ok()) return memory.status();
-    loaded.data = (*memory)->data();
-    const bool as_stored = host.dtype == loaded.dtype && (!matrix || (host.row_stride == stride && columns == stride));
-    if (as_stored) {
-      device_->CopyIn(loaded.data, host.data, static_cast<size_t>(rows * row_bytes));
-    } else if (absl::Status status = CopyConverted(host, loaded, rows, columns, row_bytes); !status.ok()) {
-      return status;
-    }
-    weights_.push_back(*std::move(memory));
-    return loaded;
+    return LoadInBands(host, [&](int64_t row, int64_t count) { return host.Rows(row, count); });
+  }
+
+  absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) override {
+    std::vector<std::byte> stored;
+    return LoadInBands(shape, [&](int64_t row, int64_t count) {
+      TensorView band = shape;
+      band.dims[0] = count;
+      band.row_stride = shape.row_size();
+      stored.resize(band.num_bytes());
+      band.data = stored.data();
+      read(row, count, stored.data());
+      return band;
+    });
   }
 
   void CopyIn(const TensorView& dst, const void* host) override {
@@ -176,37 +171,66 @@ class CudaBackend final : public Backend {
     return ctx_;
   }
 
-  // Some rows at a time, through memory of the host.
-  absl::Status CopyConverted(const TensorView& host, const TensorView& to, int64_t rows, int64_t columns,
-                             int64_t row_bytes) {
-    const int64_t rows_at_once = std::max<int64_t>(1, (int64_t{16} << 20) / row_bytes);
-    std::vector<std::byte> staging;
-    for (int64_t begin = 0; begin < rows; begin += rows_at_once) {
-      const int64_t count = std::min(rows_at_once, rows - begin);
-      staging.assign(static_cast<size_t>(count * row_bytes), std::byte{0});
-      for (int64_t row = 0; row < count; ++row) {
-        std::byte* out = staging.data() + row * row_bytes;
-        const int64_t from = (begin + row) * host.row_stride;
-        if (host.dtype == DType::kF16 && to.dtype == DType::kF16) {
-          std::memcpy(out, host.as<const std::byte>() + from * 2, static_cast<size_t>(columns) * 2);
+  // A place on the device for a weight of this shape. Rows of matrices start on 16 bytes, for vector loads.
+  absl::StatusOr<TensorView> PlaceWeight(const TensorView& shape) {
+    OPTSERVE_CHECK(shape.rank == 1 || shape.rank == 2) << "a weight of rank " << shape.rank;
+    const bool is_matrix = shape.rank == 2;
+    TensorView place = shape;
+    place.dtype = is_matrix ? DType::kF16 : DType::kF32;
+    place.row_stride = is_matrix ? (shape.dims[1] + 7) / 8 * 8 : 1;
+    auto memory = Allocate(static_cast<size_t>(shape.dims[0] * place.row_stride) * SizeOf(place.dtype));
+    if (!memory.ok()) return memory.status();
+    place.data = (*memory)->data();
+    weights_.push_back(*std::move(memory));
+    return place;
+  }
+
+  // stored(row, count): those rows of a weight as the checkpoint has them; valid until it is called again.
+  template <typename Stored>
+  absl::StatusOr<TensorView> LoadInBands(const TensorView& shape, const Stored& stored) {
+    absl::StatusOr<TensorView> place = PlaceWeight(shape);
+    if (!place.ok()) return place.status();
+    const int64_t row_bytes = place->row_stride * static_cast<int64_t>(SizeOf(place->dtype));
+    const int64_t rows_at_once = std::max<int64_t>(1, kBandBytes / row_bytes);
+    for (int64_t row = 0; row < shape.dims[0]; row += rows_at_once) {
+      const int64_t count = std::min(rows_at_once, shape.dims[0] - row);
+      absl::Status status = CopyBand(stored(row, count), place->Rows(row, count), row);
+      if (!status.ok()) return status;
+    }
+    return place;
+  }
+
+  // `first_row` is the band's first, for the error.
+  absl::Status CopyBand(const TensorView& from, const TensorView& to, int64_t first_row) {
+    const int64_t rows = from.dims[0], columns = from.row_size();
+    const size_t row_bytes = static_cast<size_t>(to.row_stride) * SizeOf(to.dtype);
+    if (from.dtype == to.dtype && from.row_stride == to.row_stride && columns == to.row_stride) {
+      device_->CopyIn(to.data, from.data, static_cast<size_t>(rows) * row_bytes);
+      return absl::OkStatus();
+    }
+    std::vector<std::byte> staging(static_cast<size_t>(rows) * row_bytes);
+    for (int64_t row = 0; row < rows; ++row) {
+      std::byte* out = staging.data() + static_cast<size_t>(row) * row_bytes;
+      const int64_t begin = row * from.row_stride;
+      if (from.dtype == DType::kF16 && to.dtype == DType::kF16) {
+        std::memcpy(out, from.as<const std::byte>() + begin * 2, static_cast<size_t>(columns) * 2);
+        continue;
+      }
+      for (int64_t i = 0; i < columns; ++i) {
+        const float value = ReadElement(from, begin + i);
+        if (to.dtype == DType::kF32) {
+          std::memcpy(out + i * 4, &value, 4);
           continue;
         }
-        for (int64_t i = 0; i < columns; ++i) {
-          const float value = ReadElement(host, from + i);
-          if (to.dtype == DType::kF32) {
-            std::memcpy(out + i * 4, &value, 4);
-            continue;
-          }
-          if (std::abs(value) > kLargestHalf && !std::isinf(value)) {
-            return absl::InvalidArgumentError("row " + std::to_string(begin + row) + " has " + std::to_string(value) +
-                                              ", which f16, the format of weights on a GPU, cannot hold");
-          }
-          const F16 half = RoundToHalf(value);
-          std::memcpy(out + i * 2, &half, 2);
+        if (std::abs(value) > kLargestHalf && !std::isinf(value)) {
+          return absl::InvalidArgumentError("row " + std::to_string(first_row + row) + " has " + std::to_string(value) +
+                                            ", which f16, the format of weights on a GPU, cannot hold");
         }
+        const F16 half = RoundToHalf(value);
+        std::memcpy(out + i * 2, &half, 2);
       }
-      device_->CopyIn(to.as<std::byte>() + begin * row_bytes, staging.data(), staging.size());
     }
+    device_->CopyIn(to.data, staging.data(), staging.size());
     return absl::OkStatus();
   }
 
