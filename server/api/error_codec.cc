@@ -45,7 +45,7 @@ ErrorClass Classify(absl::StatusCode code) {
 
 HttpError ToHttpError(const absl::Status& status) {
   const ErrorClass error = Classify(status.code());
-  const std::string code = ErrorCode(status).value_or(std::string(error.code));
+  const std::string code = PublicCode(status);
   HttpError http{.status = error.status,
                  .body = ErrorBody(PublicMessage(status), error.type, Param(status).value_or(""), code),
                  .should_retry = error.should_retry};
@@ -54,6 +54,10 @@ HttpError ToHttpError(const absl::Status& status) {
   if (error.retry_after_seconds)
     http.retry_after_seconds = RetryAfterSeconds(status).value_or(*error.retry_after_seconds);
   return http;
+}
+
+std::string PublicCode(const absl::Status& status) {
+  return ErrorCode(status).value_or(std::string(Classify(status.code()).code));
 }
 
 std::string PublicMessage(const absl::Status& status) {

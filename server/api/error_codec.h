@@ -23,6 +23,10 @@ struct HttpError {
 // which can hold no path and no pointer.
 HttpError ToHttpError(const absl::Status& status);
 
+// The code that a client sees, which HTTP calls "code" and gRPC a reason: the error's own, or that of its kind. Empty:
+// none.
+std::string PublicCode(const absl::Status& status);
+
 // The message that a client may see; both protocols'.
 std::string PublicMessage(const absl::Status& status);
 

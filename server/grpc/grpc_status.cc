@@ -21,7 +21,7 @@ std::string ShortMessage(std::string_view message) {
   return prefix.size() == message.size() ? std::string(message) : std::string(prefix) + "...";
 }
 
-grpc::StatusCode PublicCode(absl::StatusCode code) {
+grpc::StatusCode GrpcCode(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kInvalidArgument:
@@ -45,7 +45,7 @@ grpc::StatusCode PublicCode(absl::StatusCode code) {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  const grpc::StatusCode code = PublicCode(status.code());
+  const grpc::StatusCode code = GrpcCode(status.code());
   const std::string message = ShortMessage(PublicMessage(status));
 
   google::rpc::Status rich;
@@ -58,9 +58,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     violation.set_description(message);
     rich.add_details()->PackFrom(details);
   }
-  if (const std::optional<std::string> reason = ErrorCode(status)) {
+  if (const std::string reason = PublicCode(status); !reason.empty()) {
     google::rpc::ErrorInfo details;
-    details.set_reason(*reason);
+    details.set_reason(reason);
     details.set_domain(std::string(kDomain));
     rich.add_details()->PackFrom(details);
   }

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/util/error_details.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/api/error_codec.h"
 #include "server/text/utf8.h"
 
 namespace optserve {
@@ -60,12 +63,28 @@ TEST(GrpcStatusTest, CarriesFieldReasonAndDelay) {
 TEST(GrpcStatusTest, BusyServersAlwaysSayWhenToComeBack) {
   for (const absl::Status& error : {absl::ResourceExhaustedError("full"), absl::UnavailableError("loading")}) {
     const google::rpc::Status rich = Details(ToGrpcStatus(error));
-    ASSERT_EQ(rich.details_size(), 1);
+    ASSERT_GE(rich.details_size(), 1);
     google::rpc::RetryInfo retry;
-    ASSERT_TRUE(rich.details(0).UnpackTo(&retry));
+    ASSERT_TRUE(rich.details(rich.details_size() - 1).UnpackTo(&retry));
     EXPECT_EQ(retry.retry_delay().seconds(), 1);
   }
   EXPECT_EQ(ToGrpcStatus(absl::NotFoundError("x")).error_details(), "");
+}
+
+// What HTTP answers as "code" for want of one of the error's own.
+TEST(GrpcStatusTest, TheReasonIsTheCodeOfHttp) {
+  const std::vector<std::pair<absl::Status, std::string>> cases = {
+      {absl::UnauthenticatedError("x"), "invalid_api_key"},
+      {absl::ResourceExhaustedError("x"), "rate_limit_exceeded"},
+      {absl::DeadlineExceededError("x"), "deadline_exceeded"}};
+  for (const auto& [error, code] : cases) {
+    const google::rpc::Status rich = Details(ToGrpcStatus(error));
+    ASSERT_GE(rich.details_size(), 1);
+    google::rpc::ErrorInfo info;
+    ASSERT_TRUE(rich.details(0).UnpackTo(&info));
+    EXPECT_EQ(info.reason(), code);
+    EXPECT_NE(ToHttpError(error).body.find("\"code\":\"" + code + "\""), std::string::npos);
+  }
 }
 
 TEST(GrpcStatusTest, LongMessagesAreCutBetweenCharacters) {
