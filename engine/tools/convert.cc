@@ -38,6 +38,9 @@ constexpr std::array<std::string_view, 1> kCopied = {"generation_config.json"};
 constexpr std::array<std::string_view, 5> kTokenizerFiles = {"vocab.json", "merges.txt", "tokenizer_config.json",
                                                              "tokenizer.json", "special_tokens_map.json"};
 
+// In the target: which files the conversion reads, so that one that goes on keeps nothing of another source.
+constexpr std::string_view kSourceNote = ".converted-from";
+
 struct OutputTensor {
   std::string name;
   const CheckpointTensor* from = nullptr;
@@ -182,6 +185,7 @@ class Converter {
                   : MakeShards(ListTensors(config, tensors, options_.dtype, Shard()), options_.max_shard_bytes);
     for (const OutputShard& shard : shards) total_bytes_ += shard.num_bytes;
     OPTSERVE_RETURN_IF_ERROR(PrepareTarget(shards));
+    OPTSERVE_RETURN_IF_ERROR(DropFilesOfOthers(shards, *checkpoint));
 
     OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory source, ModelDirectory::Open(options_.source));
     std::string config_text;
@@ -230,6 +234,39 @@ class Converter {
     return absl::OkStatus();
   }
 
+  // A header says nothing of the numbers: another source of the same shapes, or a file that was downloaded again, has
+  // it too.
+  absl::Status DropFilesOfOthers(const std::vector<OutputShard>& shards, const Checkpoint& checkpoint) {
+    OPTSERVE_ASSIGN_OR_RETURN(const ModelDirectory target, ModelDirectory::Open(target_.string()));
+    const std::string files = DescribeFiles(checkpoint);
+    const absl::StatusOr<std::string> before = target.Read(kSourceNote, kMaxSmallFile);
+    if (before.ok() && *before == files) return absl::OkStatus();
+    std::error_code error;
+    for (const OutputShard& shard : shards) {
+      fs::remove(target_ / shard.file, error);
+      if (error) return Unavailable("{}: {}", (target_ / shard.file).string(), error.message());
+    }
+    return WriteText(kSourceNote, files);
+  }
+
+  // A line for each file of weights: its name, size and time of change.
+  std::string DescribeFiles(const Checkpoint& checkpoint) const {
+    std::set<std::string> names;
+    for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+      names.insert(tensor.file);
+      for (const TensorTile& tile : tensor.tiles) names.insert(std::string(tile.file));
+    }
+    std::string lines;
+    for (const std::string& name : names) {
+      std::error_code error;
+      const fs::path path = fs::path(options_.source) / name;
+      const auto size = fs::file_size(path, error);
+      const auto changed = fs::last_write_time(path, error).time_since_epoch().count();
+      lines += fmt::format("{} {} {}\n", Printable(name), size, changed);
+    }
+    return lines;
+  }
+
   // Those that are there.
   absl::Status CopyFiles(const ModelDirectory& from, std::span<const std::string_view> names) {
     for (const std::string_view name : names) {
@@ -259,7 +296,7 @@ class Converter {
     return index.dump(2) + "\n";
   }
 
-  // A file of the right name has been renamed, and so is whole; the header says whether it is of this conversion.
+  // A file of the right name has been renamed, and so is whole; the header says whether it is of the same options.
   bool IsWritten(const OutputShard& shard, const std::string& header) const {
     const absl::StatusOr<ModelDirectory> target = ModelDirectory::Open(target_.string());
     if (!target.ok()) return false;

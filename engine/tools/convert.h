@@ -32,7 +32,8 @@ struct ConvertReport {
 // tensor_parallel_size instead for as many ranks of this program, which then read one file each from beginning to end.
 //
 // Memory does not grow with the model. Files are written under another name and renamed when they are whole, the index
-// last: killed at any time, the same call goes on where it stopped.
+// last: killed at any time, the same call goes on where it stopped. A source that has changed since is converted anew;
+// the target's .converted-from says which it was.
 //
 // Errors  as those of starting the engine with the source. InvalidArgument: the target holds another model, or a number
 //         has no place in the dtype, or the ranks do not divide the model. Unavailable / ResourceExhausted: writing

@@ -97,9 +97,9 @@ INSTANTIATE_TEST_SUITE_P(Golden, ConvertGolden, testing::ValuesIn(GoldenModelNam
 TEST(ConvertTest, WritesWhatHuggingFaceWrites) {
   const TempDir target;
   Convert({.source = ModelPath("preln_d64"), .target = target.path().string()});
-  EXPECT_THAT(Files(target.path()),
-              testing::ElementsAre("config.json", "generation_config.json", "merges.txt", "model.safetensors",
-                                   "special_tokens_map.json", "tokenizer_config.json", "vocab.json"));
+  EXPECT_THAT(Files(target.path()), testing::ElementsAre(".converted-from", "config.json", "generation_config.json",
+                                                         "merges.txt", "model.safetensors", "special_tokens_map.json",
+                                                         "tokenizer_config.json", "vocab.json"));
   const std::string file = Contents(target.path() / "model.safetensors");
   EXPECT_EQ(file.substr(8, 35), R"({"__metadata__":{"format":"pt"},"mo)");
   EXPECT_EQ(file.size() % 2, 0);
@@ -144,7 +144,7 @@ TEST(ConvertTest, GoesOnWhereItStopped) {
   const ConvertOptions options{
       .source = ModelPath("preln_d64"), .target = target.path().string(), .max_shard_bytes = 300'000};
   const ConvertReport whole = Convert(options);
-  const fs::path second = target.path() / Files(target.path())[4];  // behind the first of the weights
+  const fs::path second = target.path() / Files(target.path())[5];  // behind the first of the weights
   const std::string contents = Contents(second);
   ASSERT_THAT(second.string(), HasSubstr("model-00002-of-"));
   fs::remove(target.path() / "model.safetensors.index.json");
@@ -157,6 +157,26 @@ TEST(ConvertTest, GoesOnWhereItStopped) {
   EXPECT_EQ(again.files_kept, whole.files_written - 1);
   EXPECT_EQ(Contents(second), contents);
   EXPECT_FALSE(fs::exists(target.path() / partial));
+}
+
+// One that was downloaded again has the same header and may have other numbers.
+TEST(ConvertTest, AChangedSourceIsConvertedAnew) {
+  const TempDir source, target;
+  fs::copy(ModelPath("preln_d64"), source.path(), fs::copy_options::recursive);
+  const ConvertOptions options{.source = source.path().string(), .target = target.path().string()};
+  EXPECT_EQ(Convert(options).files_written, 1);
+  EXPECT_EQ(Convert(options).files_kept, 1);
+  const fs::path stored = source.path() / "model.safetensors";
+  std::string weights = Contents(stored);
+  weights.back() = static_cast<char>(weights.back() ^ 1);
+  source.Write("model.safetensors", weights);
+  fs::last_write_time(stored, fs::last_write_time(stored) + std::chrono::seconds(1));
+  EXPECT_EQ(Convert(options).files_written, 1);
+  EXPECT_EQ(Convert(options).files_kept, 1);
+  const auto before = *OpenCheckpoint(source.path().string()), after = *OpenCheckpoint(target.path().string());
+  for (const CheckpointTensor& tensor : before->tensors()) {
+    EXPECT_EQ(Bytes(tensor), Bytes(*after->Find(tensor.name))) << tensor.name;
+  }
 }
 
 // A file of the right name and size may be of another conversion.
