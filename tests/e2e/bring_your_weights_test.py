@@ -65,7 +65,7 @@ def golden_of(model):
 
 def test_there_is_a_command_for_each_situation():
     said = {shlex.split(command)[1] for command in COMMANDS}
-    assert len(COMMANDS) >= 9 and said == {"serve", "inspect", "verify", "convert", "plan"}
+    assert len(COMMANDS) >= 9 and said == {"serve", "inspect", "verify", "convert", "plan", "doctor"}
     for option in ("--verify", "--model-config", "--tokenizer", "--tensor-parallel-size"):
         assert any(option in command for command in COMMANDS)
 
