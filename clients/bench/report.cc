@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -25,7 +26,7 @@ Json Samples(const std::vector<double>& seconds) {
   const size_t count = std::min(seconds.size(), kMaxSamples);
   for (size_t i = 0; i < count; ++i) {
     const double value = seconds[i * seconds.size() / count];
-    list.push_back(static_cast<double>(static_cast<int64_t>(value * 1e6 + 0.5)) / 1e3);
+    list.push_back(std::round(value * 1e6) / 1e3);
   }
   return list;
 }

@@ -111,6 +111,7 @@ absl::StatusOr<std::unique_ptr<QuotaLease>> CompletionService::Impl::Admit(std::
 std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
                                                                std::function<void()> on_ready) {
   absl::StatusOr<std::unique_ptr<QuotaLease>> lease = Admit(request.api_key_id, request.model);
+  const absl::Status refusal = lease.status();
   std::string id = fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64());
   const size_t text_bytes = TextBytes(request);
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -119,7 +120,7 @@ std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest
                        .tokenizer = tokenizer(),
                        .metrics = options_.metrics,
                        .ledger = options_.ledger,
-                       .lease = lease.ok() ? *std::move(lease) : nullptr,
+                       .lease = refusal.ok() ? *std::move(lease) : nullptr,
                        .id = id,
                        .model_name = options_.served_model_name,
                        .first_request = next_request_.fetch_add(request.prompts.size()),
@@ -130,8 +131,8 @@ std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest
       state, std::move(id),
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
       system_fingerprint_);
-  if (!lease.ok()) {
-    state->Fail(lease.status());
+  if (!refusal.ok()) {
+    state->Fail(refusal);
   } else if (text_bytes <= static_cast<size_t>(options_.inline_text_bytes)) {
     Begin(*state);
   } else if (!queue_.Push([this, state] { Begin(*state); }, [state] { state->Fail(ShuttingDown()); })) {
