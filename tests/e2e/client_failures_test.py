@@ -150,8 +150,10 @@ def test_a_server_that_dies_in_the_middle_of_a_stream_is_told(protocol):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_who_leaves_frees_the_server(server, protocol):
+    # A shell that runs the tests in the background has them ignore SIGINT, and their children with them.
     process = subprocess.Popen([str(CLI), "complete", "Call me", "--max-tokens", "1000", "--ignore-eos", "--address",
-                                address_of(server, protocol)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                                address_of(server, protocol)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout.read(10)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
