@@ -23,7 +23,7 @@ class Release:
 
     def unpack(self, directory):
         with tarfile.open(self.tarball) as archive:
-            archive.extractall(directory, filter="data")
+            archive.extractall(directory)
         [tree] = directory.iterdir()
         return tree
 
