@@ -55,6 +55,7 @@ class Context {
   std::stop_callback<std::function<void()>> on_stop_;  // destroyed first, and then no longer running
 };
 
+// One streamed call. `stub` is gRPC's word for the client's side of a service.
 class GrpcEvents : public EventSource {
  public:
   GrpcEvents(v1::Completion::Stub& stub, const v1::CompletionRequest& request, const Attempt& attempt,

@@ -17,7 +17,7 @@ def main(address, text):
     key = os.environ.get("OPTSERVE_API_KEY")
     metadata = [("authorization", f"Bearer {key}")] if key else []
     with grpc.insecure_channel(address) as channel:
-        stub = completion_pb2_grpc.CompletionStub(channel)
+        stub = completion_pb2_grpc.CompletionStub(channel)  # gRPC's word for the client's side of a service
         request = completion_pb2.CompletionRequest(prompt=[{"text": text}], max_tokens=16, temperature=0, logprobs=0)
         total = 0.0
         print(text, end="", flush=True)

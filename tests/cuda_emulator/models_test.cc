@@ -84,6 +84,7 @@ class CudaGoldenModels : public testing::TestWithParam<GoldenCase> {};
 
 TEST_P(CudaGoldenModels, AreCloseToTransformers) {
   const auto& [name, sm_version, ranks] = GetParam();
+  // Never on the emulator; on a machine with fewer GPUs than ranks there is nothing to run it on.
   if (const std::string why = WhyNot(ranks); !why.empty()) GTEST_SKIP() << why;
   const GoldenModel model = LoadGoldenModel(name);
   const Setting setting("OPTSERVE_EMULATOR_SM", sm_version);
@@ -117,6 +118,7 @@ const std::vector<std::vector<int32_t>> kDemoPrompts = {{2, 51, 262, 1100}};
 class CudaDemoModel : public testing::TestWithParam<int32_t> {};  // ranks
 
 TEST_P(CudaDemoModel, GreedyTokensAreTheCpus) {
+  // As above: never on the emulator.
   if (const std::string why = WhyNot(GetParam()); !why.empty()) GTEST_SKIP() << why;
   const RunOptions options{.max_new_tokens = 2};
   const std::vector<RunResult> cpu = RunModel(kDemo, 1, DeviceChoice::kCpu, kDemoPrompts, options);

@@ -128,7 +128,7 @@ def test_tokenizing_counts_too(key_file, pb):
     key = new_key(key_file, "--requests-per-minute", 4)
     messages, stubs = pb
     with Server("--api-key-file", key_file) as server, grpc.insecure_channel(server.grpc) as channel:
-        stub = stubs.CompletionStub(channel)
+        stub = stubs.CompletionStub(channel)  # gRPC's word for the client's side of a service
         metadata = [("authorization", f"Bearer {key}")]
         tokenized = requests.post(server.url + "/tokenize", json={"prompt": PROMPT}, timeout=10,
                                   headers={"Authorization": f"Bearer {key}"})

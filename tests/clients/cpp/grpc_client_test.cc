@@ -264,6 +264,7 @@ TEST_F(GrpcClientTest, AStreamThatIsLeftIsCancelled) {
   EXPECT_TRUE(ended);
 }
 
+// The service has no call for them: they are a page of HTTP, and the client says so without asking.
 TEST_F(GrpcClientTest, HasNoMetrics) {
   const absl::Status status = MakeClient()->Metrics().status();
   EXPECT_TRUE(absl::IsUnimplemented(status));
