@@ -17,7 +17,7 @@
 #include "server/commands/bench.h"
 #include "server/commands/bench_report.h"
 #include "server/commands/failure.h"
-#include "server/commands/load_display.h"
+#include "server/commands/local_engine.h"
 #include "server/commands/model_path.h"
 
 namespace optserve {
@@ -114,28 +114,21 @@ class EngineTarget final : public bench::Target {
 };
 
 absl::Status Run(const ServerConfig& config, BenchOptions& options) {
-  OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory,
-                            ResolveModel(config.model, HuggingFaceCache(ProcessEnvironment())));
-  EngineConfig engine_config = config.engine;
-  engine_config.model_path = directory.string();
+  OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory, ModelDirectoryOf(config));
   const std::string name = ModelName(config.model);
-  LoadDisplay display(name);
-  absl::StatusOr<std::unique_ptr<EngineClient>> engine =
-      StartLocalEngine(engine_config, [&](int64_t done, int64_t total) { display.Update(done, total); });
-  display.Finish();
-  if (!engine.ok()) return engine.status();
+  OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<EngineClient> engine, StartEngineHere(config, directory));
 
   bench::WorkloadOptions& workload = options.session.workload;
-  workload.vocab_size = std::min(workload.vocab_size, (*engine)->model().vocab_size);
-  workload.max_length = std::min(workload.max_length, (*engine)->model().max_model_len);
-  EngineTarget target(**engine);
+  workload.vocab_size = std::min(workload.vocab_size, engine->model().vocab_size);
+  workload.max_length = std::min(workload.max_length, engine->model().max_model_len);
+  EngineTarget target(*engine);
   bench::Subject subject{
       .target = target,
       .read = [&target]() -> std::optional<bench::EngineReading> { return target.Read(); },
       .in_process = true,
       .progress = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); },
   };
-  if (!options.no_roof) subject.roof = MeasureRoof(engine_config.num_threads);
+  if (!options.no_roof) subject.roof = MeasureRoof(config.engine.num_threads);
   OPTSERVE_ASSIGN_OR_RETURN(bench::Report report, bench::RunSession(options.session, subject));
   return PublishReport(std::move(report), options, fmt::format("{}, in process", name));
 }

@@ -20,7 +20,7 @@
 #include "server/api/json_request.h"
 #include "server/api/json_response.h"
 #include "server/commands/failure.h"
-#include "server/commands/load_display.h"
+#include "server/commands/local_engine.h"
 #include "server/commands/model_path.h"
 #include "server/completion/completion_service.h"
 #include "server/text/tokenizer.h"
@@ -97,22 +97,14 @@ absl::Status Complete(CompletionService& service, CompletionRequest request, Com
 
 absl::Status Run(const ServerConfig& config, const GenerateOptions& options) {
   OPTSERVE_ASSIGN_OR_RETURN(CompletionRequest request, BuildRequest(options));
-  OPTSERVE_ASSIGN_OR_RETURN(
-      const std::filesystem::path directory,
-      ResolveModel(config.model, HuggingFaceCache(ProcessEnvironment()), !config.engine.model_config_path.empty()));
+  OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory, ModelDirectoryOf(config));
   OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path tokenizer_directory,
                             ResolveTokenizer(config.tokenizer, directory));
   OPTSERVE_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(tokenizer_directory));
-  EngineConfig engine_config = config.engine;
-  engine_config.model_path = directory.string();
   const std::string name = ModelName(config.model);
-  LoadDisplay display(name);
-  absl::StatusOr<std::unique_ptr<EngineClient>> engine =
-      StartLocalEngine(engine_config, [&](int64_t done, int64_t total) { display.Update(done, total); });
-  display.Finish();
-  if (!engine.ok()) return engine.status();
+  OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<EngineClient> engine, StartEngineHere(config, directory));
 
-  CompletionService service(**engine, std::move(tokenizer), {.served_model_name = name});
+  CompletionService service(*engine, std::move(tokenizer), {.served_model_name = name});
   const CompletionFormat format = FormatOf(request);
   const bool streamed = request.stream;
   CompletionHead head = {.model = name};
