@@ -3,6 +3,13 @@
 add_library(optserve_flags INTERFACE)
 target_include_directories(optserve_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(optserve_flags INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
+
+# Nothing that is shipped says where it was built: __FILE__ is engine/engine.cc, whatever the path of the tree. Paths for
+# debuggers stay whole. The last option that matches counts.
+foreach(prefix ${CMAKE_SOURCE_DIR}/= ${CMAKE_BINARY_DIR}/=build/)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${prefix}>)
+endforeach()
+
 if(OPTSERVE_SANITIZE)
   target_compile_options(optserve_flags INTERFACE -fsanitize=${OPTSERVE_SANITIZE} -fno-omit-frame-pointer
                                                   -fno-sanitize-recover=all)
