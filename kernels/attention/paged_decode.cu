@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "kernels/attention/paged_attention.h"
+#include "kernels/attention/paged_attention.cuh"
 #include "kernels/common/check.h"
 #include "kernels/common/cuda_context.h"
 #include "kernels/common/gpu.h"
@@ -20,20 +20,11 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 constexpr int kPiece = 128;  // tokens of one block
 
-struct DecodeJob {
-  void* out;
-  int64_t out_stride;
-  const F16* q;
-  int64_t q_stride;
-  const F16 *k_cache, *v_cache;
-  const int32_t* tables;
-  int64_t table_stride;
-  const int32_t* context_lens;
-  int heads, block_size;
-  float scale;
-  float* partial;      // [b, H, pieces, D + 2]: sums, then maximum and total
-  uint32_t* finished;  // [b, H], zero before and after
-  int pieces;          // gridDim.z
+struct DecodeJob : PagedJob {
+  float scale = 0.0f;
+  float* partial = nullptr;      // [b, H, pieces, D + 2]: sums, then maximum and total
+  uint32_t* finished = nullptr;  // [b, H], zero before and after
+  int pieces = 0;                // gridDim.z
 };
 
 template <int kHeadSize>
@@ -58,10 +49,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(DecodeJob job) {
   if (begin >= length) return;  // the whole block
   const int thread = threadIdx.x;
   const int32_t* table = job.tables + sequence * job.table_stride;
-  const auto row_of = [&](int token) {
-    const int64_t block = table[token / job.block_size];
-    return ((block * job.heads + head) * job.block_size + token % job.block_size) * kHeadSize;
-  };
+  const auto row_of = [&](int token) { return CacheRow<kHeadSize>(job, table, head, token); };
 
   // Scores.
   const int sub = thread % Shape::kLanes;
@@ -118,7 +106,7 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(DecodeJob job) {
     for (int e = 0; e < 8; ++e) sums[group][vector * 8 + e] = sum[e];
   }
   __syncthreads();
-  F16* out = static_cast<F16*>(job.out) + sequence * job.out_stride + head * kHeadSize;
+  F16* out = job.out + sequence * job.out_stride + head * kHeadSize;
   const int pieces = (length + kPiece - 1) / kPiece;
   const int64_t of_head = int64_t{sequence} * job.heads + head;
   float* partial = job.partial + of_head * job.pieces * (kHeadSize + 2);
@@ -170,58 +158,26 @@ void LaunchDecode(const CudaContext& ctx, const DecodeJob& job, int sequences) {
       dim3(kThreads), 0, ctx.stream, job);
 }
 
-void LaunchFor(const CudaContext& ctx, const DecodeJob& job, int sequences, int64_t head_size) {
-  switch (head_size) {
-    case 16:
-      return LaunchDecode<16>(ctx, job, sequences);
-    case 32:
-      return LaunchDecode<32>(ctx, job, sequences);
-    case 64:
-      return LaunchDecode<64>(ctx, job, sequences);
-    case 80:
-      return LaunchDecode<80>(ctx, job, sequences);
-    case 128:
-      return LaunchDecode<128>(ctx, job, sequences);
-    default:
-      OPTSERVE_CHECK(false) << "no decode kernel for a head size of " << head_size;
-  }
-}
-
 }  // namespace
 
 void PagedDecode(const CudaContext& ctx, const PagedAttentionParams& p) {
   const int64_t sequences = p.context_lens.dims[0], heads = p.q.dims[1], head_size = p.q.dims[2];
-  OPTSERVE_CHECK(p.q.rank == 3 && p.q.dtype == DType::kF16 && p.out.dtype == DType::kF16 && p.out.dims == p.q.dims);
+  DecodeJob job{MakePagedJob(p)};
   OPTSERVE_CHECK(p.q.dims[0] == sequences) << "a decoding sequence has one query";
-  OPTSERVE_CHECK(p.k_cache.dtype == DType::kF16 && p.k_cache.is_contiguous() && p.v_cache.is_contiguous() &&
-                 p.k_cache.dims == p.v_cache.dims && p.k_cache.dims[1] == heads && p.k_cache.dims[3] == head_size);
-  OPTSERVE_CHECK(p.q.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(p.q.data) % 16 == 0);
-  OPTSERVE_CHECK(p.max_context_len <= p.block_tables.dims[1] * p.k_cache.dims[2])
-      << "context " << p.max_context_len << " in " << p.block_tables.dims[1] << " blocks";
   if (sequences == 0) return;
-  DecodeJob job{.out = p.out.data,
-                .out_stride = p.out.row_stride,
-                .q = p.q.as<const F16>(),
-                .q_stride = p.q.row_stride,
-                .k_cache = p.k_cache.as<const F16>(),
-                .v_cache = p.v_cache.as<const F16>(),
-                .tables = p.block_tables.as<const int32_t>(),
-                .table_stride = p.block_tables.row_stride,
-                .context_lens = p.context_lens.as<const int32_t>(),
-                .heads = static_cast<int>(heads),
-                .block_size = static_cast<int>(p.k_cache.dims[2]),
-                .scale = p.scale,
-                .partial = reinterpret_cast<float*>(ctx.workspace),
-                .finished = ctx.counters,
-                .pieces = static_cast<int>(CeilDiv(p.max_context_len, kPiece))};
+  job.scale = p.scale;
+  job.partial = reinterpret_cast<float*>(ctx.workspace);
+  job.finished = ctx.counters;
+  job.pieces = static_cast<int>(CeilDiv(p.max_context_len, kPiece));
   // As many sequences at a time as the workspace has room for.
   const auto bytes_each = static_cast<size_t>(heads * job.pieces * (head_size + 2)) * sizeof(float);
   const int64_t at_once = std::min<int64_t>(
       {static_cast<int64_t>(ctx.workspace_bytes / bytes_each), ctx.num_counters / heads, 65535, sequences});
   OPTSERVE_CHECK(at_once > 0) << "a workspace of " << ctx.workspace_bytes << " bytes for " << bytes_each;
   for (int64_t i = 0; i < sequences; i += at_once) {
-    LaunchFor(ctx, job, static_cast<int>(std::min(at_once, sequences - i)), head_size);
-    job.out = static_cast<F16*>(job.out) + at_once * job.out_stride;
+    const auto count = static_cast<int>(std::min(at_once, sequences - i));
+    WithHeadSize(head_size, [&](auto size) { LaunchDecode<decltype(size)::value>(ctx, job, count); });
+    job.out += at_once * job.out_stride;
     job.q += at_once * job.q_stride;
     job.tables += at_once * job.table_stride;
     job.context_lens += at_once;

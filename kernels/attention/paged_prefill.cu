@@ -1,4 +1,4 @@
-#include "kernels/attention/paged_attention.h"
+#include "kernels/attention/paged_attention.cuh"
 #include "kernels/common/check.h"
 #include "kernels/common/cuda_context.h"
 #include "kernels/common/gpu.h"
@@ -19,18 +19,10 @@ constexpr int kQueries = 64;  // of a block: 16 a warp
 constexpr int kThreads = 128;
 constexpr float kLog2e = 1.4426950408889634f;
 
-struct PrefillJob {
-  F16* out;
-  int64_t out_stride;
-  const F16* q;
-  int64_t q_stride;
-  const F16 *k_cache, *v_cache;
-  const int32_t* tables;
-  int64_t table_stride;
-  const int32_t* query_starts;
-  const int32_t* context_lens;
-  int sequences, heads, block_size;
-  float scale_log2;  // softmax in powers of two
+struct PrefillJob : PagedJob {
+  const int32_t* query_starts = nullptr;
+  int sequences = 0;
+  float scale_log2 = 0.0f;  // softmax in powers of two
 };
 
 // The queries of one block.
@@ -58,13 +50,6 @@ GPU_DEVICE QueryTile FindTile(const PrefillJob& job, int number) {
     number -= tiles;
   }
   return tile;
-}
-
-// Where token's row of this head begins in a cache.
-template <int kHeadSize>
-GPU_DEVICE int64_t CacheRow(const PrefillJob& job, const int32_t* table, int head, int token) {
-  const int64_t block = table[token / job.block_size];
-  return ((block * job.heads + head) * job.block_size + token % job.block_size) * kHeadSize;
 }
 
 // kRows rows of a cache from token `first` on into shared memory; those at or past `end` become zeros.
@@ -356,51 +341,20 @@ void LaunchPrefill(const CudaContext& ctx, const PrefillJob& job, dim3 grid) {
               ctx.stream, job);
 }
 
-bool IsAligned(const TensorView& rows) {
-  return rows.row_stride % 8 == 0 && reinterpret_cast<uintptr_t>(rows.data) % 16 == 0;
-}
-
 }  // namespace
 
 void PagedPrefill(const CudaContext& ctx, const PagedAttentionParams& p) {
-  const int64_t sequences = p.context_lens.dims[0], heads = p.q.dims[1], head_size = p.q.dims[2];
-  OPTSERVE_CHECK(p.q.rank == 3 && p.q.dtype == DType::kF16 && p.out.dtype == DType::kF16 && p.out.dims == p.q.dims);
-  OPTSERVE_CHECK(p.k_cache.dtype == DType::kF16 && p.k_cache.is_contiguous() && p.v_cache.is_contiguous() &&
-                 p.k_cache.dims == p.v_cache.dims && p.k_cache.dims[1] == heads && p.k_cache.dims[3] == head_size);
-  OPTSERVE_CHECK(IsAligned(p.q) && p.out.row_stride % 2 == 0 && p.query_starts.dims[0] == sequences + 1);
-  OPTSERVE_CHECK(p.max_context_len <= p.block_tables.dims[1] * p.k_cache.dims[2])
-      << "context " << p.max_context_len << " in " << p.block_tables.dims[1] << " blocks";
+  const int64_t sequences = p.context_lens.dims[0];
+  PrefillJob job{MakePagedJob(p)};
+  OPTSERVE_CHECK(p.out.row_stride % 2 == 0 && p.query_starts.dims[0] == sequences + 1);
   if (p.q.dims[0] == 0) return;
-  const PrefillJob job{.out = p.out.as<F16>(),
-                       .out_stride = p.out.row_stride,
-                       .q = p.q.as<const F16>(),
-                       .q_stride = p.q.row_stride,
-                       .k_cache = p.k_cache.as<const F16>(),
-                       .v_cache = p.v_cache.as<const F16>(),
-                       .tables = p.block_tables.as<const int32_t>(),
-                       .table_stride = p.block_tables.row_stride,
-                       .query_starts = p.query_starts.as<const int32_t>(),
-                       .context_lens = p.context_lens.as<const int32_t>(),
-                       .sequences = static_cast<int>(sequences),
-                       .heads = static_cast<int>(heads),
-                       .block_size = static_cast<int>(p.k_cache.dims[2]),
-                       .scale_log2 = p.scale * kLog2e};
+  job.query_starts = p.query_starts.as<const int32_t>();
+  job.sequences = static_cast<int>(sequences);
+  job.scale_log2 = p.scale * kLog2e;
   // The host knows how many queries there are but not how they are shared out: at most one tile more per sequence.
-  const dim3 grid(static_cast<unsigned>(CeilDiv(p.q.dims[0], kQueries) + sequences - 1), static_cast<unsigned>(heads));
-  switch (head_size) {
-    case 16:
-      return LaunchPrefill<16>(ctx, job, grid);
-    case 32:
-      return LaunchPrefill<32>(ctx, job, grid);
-    case 64:
-      return LaunchPrefill<64>(ctx, job, grid);
-    case 80:
-      return LaunchPrefill<80>(ctx, job, grid);
-    case 128:
-      return LaunchPrefill<128>(ctx, job, grid);
-    default:
-      OPTSERVE_CHECK(false) << "no prefill kernel for a head size of " << head_size;
-  }
+  const dim3 grid(static_cast<unsigned>(CeilDiv(p.q.dims[0], kQueries) + sequences - 1),
+                  static_cast<unsigned>(job.heads));
+  WithHeadSize(p.q.dims[2], [&](auto size) { LaunchPrefill<decltype(size)::value>(ctx, job, grid); });
 }
 
 }  // namespace optserve::cuda
