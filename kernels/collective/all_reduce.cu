@@ -137,6 +137,11 @@ GPU_DEVICE void CountArrival(const PeerGroup& group) {
   if (blockIdx.x == 0 && threadIdx.x == 0) gpu::StoreRelease(group.arrivals, *group.arrivals + 1);
 }
 
+// All threads have read the count: every block of a launch has had a row, and with it MeetPeers' barriers.
+GPU_DEVICE void CountCalls(const PeerGroup& group, uint32_t epoch) {
+  if (threadIdx.x == 0) *EpochOf(group) = epoch;
+}
+
 // A row a block and turn. kCount: elements that a thread moves at a time.
 template <int kCount>
 __global__ void __launch_bounds__(kThreads, 2) AllReduceKernel(AllReduceJob job) {
@@ -170,8 +175,7 @@ __global__ void __launch_bounds__(kThreads, 2) AllReduceKernel(AllReduceJob job)
       NormRow<kThreads>(job.norm, r, row, sums, sum_at);
     }
   }
-  __syncthreads();  // all have read it
-  if (threadIdx.x == 0) *EpochOf(group) = epoch;
+  CountCalls(group, epoch);
 }
 
 // A piece of the shard a block and turn.
@@ -194,8 +198,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
   }
-  __syncthreads();
-  if (threadIdx.x == 0) *EpochOf(group) = epoch;
+  CountCalls(group, epoch);
 }
 
 // In two hops.

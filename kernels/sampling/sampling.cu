@@ -92,7 +92,6 @@ GPU_DEVICE Described Describe(const float* logits, int size, int num_top, const 
       out.top_ids[rank] = id;
       out.top_logprobs[rank] = (logits[id] - largest) - log_sum;
     }
-    __syncthreads();
   }
   return {true, largest, log_sum};
 }

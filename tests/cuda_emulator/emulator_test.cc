@@ -103,26 +103,32 @@ TEST_P(EmulatorTest, SyncwarpOrdersAWarp) {
   EXPECT_NE(ErrorOf(Exchange, 1, 32, 0, memory_, false), "");
 }
 
-// The last block to come adds up what all left.
-void LastBlock(int* parts, unsigned* counter, int* sum, bool with_fence) {
-  if (threadIdx.x == 0) {
-    parts[blockIdx.x] = static_cast<int>(blockIdx.x);
-    if (with_fence) __threadfence();
-    if (atomicInc(counter, gridDim.x - 1) != gridDim.x - 1) return;
-    int total = 0;
-    for (unsigned i = 0; i < gridDim.x; ++i) total += parts[i];
-    *sum = total;
-  }
+// The last block to come adds up what the threads of all left.
+struct Order {
+  bool fence_before = true, barrier = true, fence_after = true;
+};
+void LastBlock(int* parts, unsigned* counter, int* sum, Order order) {
+  parts[blockIdx.x * 2 + threadIdx.x] = static_cast<int>(blockIdx.x);
+  if (order.fence_before) __threadfence();
+  if (order.barrier) __syncthreads();
+  if (threadIdx.x != 0 || atomicInc(counter, gridDim.x - 1) != gridDim.x - 1) return;
+  if (order.fence_after) __threadfence();
+  int total = 0;
+  for (unsigned i = 0; i < 2 * gridDim.x; ++i) total += parts[i];
+  *sum = total;
 }
-TEST_P(EmulatorTest, AFenceAndAnAtomicOrderBlocks) {
+TEST_P(EmulatorTest, FencesABarrierAndAnAtomicOrderBlocks) {
   auto* counter = static_cast<unsigned*>(emulator::Allocate(4, "counter"));
   *counter = 0;
-  EXPECT_EQ(ErrorOf(LastBlock, 5, 1, 0, memory_, counter, memory_ + 100, true), "");
-  EXPECT_EQ(memory_[100], 10);
+  const auto error = [&](Order order) { return ErrorOf(LastBlock, 5, 2, 0, memory_, counter, memory_ + 100, order); };
+  EXPECT_EQ(error({}), "");
+  EXPECT_EQ(memory_[100], 20);
   EXPECT_EQ(*counter, 0u);
   if (IsCheckBuild()) {
-    EXPECT_THAT(ErrorOf(LastBlock, 5, 1, 0, memory_, counter, memory_ + 100, false),
-                testing::HasSubstr("another block"));
+    for (const Order& order : {Order{.fence_before = false}, Order{.barrier = false}, Order{.fence_after = false}}) {
+      *counter = 0;
+      EXPECT_THAT(error(order), testing::HasSubstr("race: read after write"));
+    }
   }
   emulator::Free(counter);
 }

@@ -50,9 +50,14 @@ thread_local std::map<const void*, void*> static_arrays;
 thread_local size_t shared_used = 0;
 thread_local void* dynamic_shared = nullptr;
 
-// Order between blocks: what was written before a __threadfence and an atomic is seen by who reads that atomic.
-thread_local std::map<const void*, uint32_t> released;
-thread_local uint32_t acquired = 0;
+// Order between blocks. What a block's threads did before a barrier, and the thread itself before its atomic, is there
+// for another block that fences after an atomic on the same word, if this one fenced before its own.
+struct Moment {
+  uint32_t epoch = 0;   // everything of earlier epochs,
+  uint16_t thread = 0;  // and of this epoch what this thread did
+};
+thread_local std::map<const void*, Moment> released;  // by word
+thread_local Moment read_released, acquired;          // before and after the running block's fence
 thread_local bool fenced = false;
 
 // "file:line" of the access being checked.
@@ -122,8 +127,12 @@ void CheckByte(Region& region, size_t i, bool write, bool atomic, uint16_t threa
     FailAccess("forbidden byte " + std::to_string(i) + " of " + region.name + " accessed" +
                (region.shared ? ": a copy to it is under way" : ""));
   }
+  const auto is_acquired = [&](const Cell& c) {
+    return c.epoch < acquired.epoch ||
+           (c.epoch == acquired.epoch && c.thread == acquired.thread && !c.many_warps && !c.many_lanes);
+  };
   const auto other_block = [&](const Cell& c) {
-    return c.used && c.epoch < epochs.block && c.epoch >= epochs.launch && c.epoch > acquired && !(c.atomic && atomic);
+    return c.used && c.epoch < epochs.block && c.epoch >= epochs.launch && !is_acquired(c) && !(c.atomic && atomic);
   };
   const auto same_block = [&](const Cell& c) {
     return c.used && c.epoch >= epochs.barrier && !(c.atomic && atomic) &&
@@ -229,16 +238,13 @@ void* StaticShared(const void* key, size_t bytes, const char* name) {
   return memory;
 }
 
-void BeginLaunchMemory() {
-  released.clear();
-  acquired = 0;
-}
+void BeginLaunchMemory() { released.clear(); }
 
 void BeginBlockMemory(size_t dynamic_bytes) {
   shared_used = 0;
   static_arrays.clear();
   fenced = false;
-  acquired = 0;
+  read_released = acquired = {};
   dynamic_shared = dynamic_bytes > 0 ? AllocateShared(dynamic_bytes, "dynamic shared memory") : nullptr;
 }
 
@@ -277,6 +283,7 @@ void CheckAccess(const void* at, size_t bytes, bool write, bool atomic, bool ali
 
 void ThreadFence() {
   fenced = true;
+  acquired = read_released;
   Yield();
 }
 
@@ -287,8 +294,9 @@ void AtomicBegin(const void* at, size_t bytes) {
 }
 
 void AtomicEnd(const void* at) {
-  if (const auto it = released.find(at); it != released.end()) acquired = std::max(acquired, it->second);
-  if (fenced) released[at] = epochs.barrier;
+  const auto it = released.find(at);
+  if (it != released.end() && it->second.epoch > read_released.epoch) read_released = it->second;
+  if (fenced) released[at] = {epochs.barrier, static_cast<uint16_t>(current->index)};
   in_runtime = false;
 }
 
