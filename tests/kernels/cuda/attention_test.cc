@@ -3,6 +3,7 @@
 #include <numeric>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "kernels/attention/paged_attention.h"
 #include "tests/kernels/cuda/cuda_test.h"
@@ -25,7 +26,7 @@ class CudaAttentionTest : public CudaTest {
 
   // Sequences whose blocks lie in random order among blocks of garbage. What no sequence owns is NaN and forbidden.
   Data MakeData(const std::vector<Sequence>& sequences, int64_t heads, int64_t head_size, int64_t block_size,
-                float scale = 1.0f) {
+                float scale = 1.0f, float mean_of_keys = 0.0f) {
     int64_t per_table = 0, num_blocks = 3, num_tokens = 0;
     std::vector<int32_t> starts = {0}, lens;
     for (const Sequence& s : sequences) {
@@ -70,7 +71,7 @@ class CudaAttentionTest : public CudaTest {
           const int64_t row = (block * heads + h) * block_size + j % block_size;
           owned.insert(row);
           for (int64_t d = 0; d < head_size; ++d) {
-            data.k.Set(row * head_size + d, normal(random));
+            data.k.Set(row * head_size + d, normal(random) + mean_of_keys);
             data.v.Set(row * head_size + d, normal(random));
           }
         }
@@ -142,6 +143,15 @@ TEST_F(CudaAttentionTest, DecodeOfMoreSequencesThanTheWorkspaceHolds) {
   Expect(data, /*decode=*/true);
 }
 
+TEST_F(CudaAttentionTest, DecodeOfMoreSequencesThanThereAreCounters) {
+  Mirror counters = Ids(std::vector<int32_t>(5, 0));  // of two sequences of two heads
+  uint32_t* const own = std::exchange(ctx_.counters, counters.device().as<uint32_t>());
+  ctx_.num_counters = 5;
+  Data data = MakeData({{200, 1}, {3, 1}, {129, 1}, {140, 1}, {256, 1}}, 2, 64, 16);
+  Expect(data, /*decode=*/true);
+  ctx_.counters = own;
+}
+
 TEST_F(CudaAttentionTest, ADecodingSequenceHasTheSameBitsInAnyBatch) {
   Data alone = MakeData({{290, 1}}, 2, 64, 16);
   cuda::PagedDecode(ctx_, alone.device);
@@ -193,6 +203,25 @@ TEST_F(CudaAttentionTest, LargeScoresDoNotOverflow) {
     Expect(data, /*decode=*/false, 1e-2);
   }
   Data data = MakeData({{50, 1}, {200, 1}}, 1, 64, 16, /*scale=*/1000.0f);
+  Expect(data, /*decode=*/true, 1e-2);
+}
+
+// So far that their exponentials are 0: a maximum that begins at 0 makes 0 / 0 of them.
+TEST_F(CudaAttentionTest, ScoresFarBelowZero) {
+  const auto make = [&](const std::vector<Sequence>& sequences) {
+    Data data = MakeData(sequences, 1, 64, 16, 1.0f, /*mean_of_keys=*/-8.0f);
+    for (int64_t t = 0; t < data.q.host().dims[0]; ++t) {
+      for (int64_t d = 0; d < 64; ++d) data.q.Set(t * data.q.host().row_stride + d, 4.0f);
+    }
+    data.q.Upload();
+    return data;
+  };
+  for (const int sm_version : SmVersions()) {
+    ctx_.info.sm_version = sm_version;
+    Data data = make({{50, 3}, {70, 70}});
+    Expect(data, /*decode=*/false, 1e-2);
+  }
+  Data data = make({{50, 1}, {200, 1}});
   Expect(data, /*decode=*/true, 1e-2);
 }
 

@@ -128,6 +128,23 @@ TEST_F(CudaLinearTest, SeveralPartsAndRowsInF32) {
   Expect({.rows = 40, .depth = 2048, .columns = 3, .x = DType::kF32});
 }
 
+// What follows the library's product: more columns than a thread block, and than the launch has threads.
+TEST_F(CudaLinearTest, WideRowsAfterTheLibrarysProduct) {
+  Expect({.rows = 18, .depth = 16, .columns = 700, .activation = Activation::kRelu});
+  Expect({.rows = 17, .depth = 8, .columns = 64 * 256 + 300, .out = DType::kF16});
+}
+
+TEST_F(CudaLinearTest, WhatIsAddedToGoesThroughTheWorkspaceInPieces) {
+  ctx_.workspace_bytes = 7 * 30 * sizeof(float);  // of 7 rows
+  Expect({.rows = 40, .depth = 24, .columns = 30, .activation = Activation::kRelu, .accumulate = true});
+  Expect({.rows = 40,
+          .depth = 24,
+          .columns = 30,
+          .out = DType::kF16,
+          .activation = Activation::kGelu,
+          .accumulate = true});
+}
+
 TEST_F(CudaLinearTest, ARowHasTheSameBitsHoweverManyComeWithIt) {
   const Case all{.rows = 16, .depth = 2056, .columns = 37};
   Data whole = MakeData(all);

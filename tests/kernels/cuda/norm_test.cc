@@ -42,6 +42,21 @@ TEST_F(CudaNormTest, MatchesReference) {
   }
 }
 
+// A mean that squares would drown in, and differences whose square is below epsilon.
+TEST_F(CudaNormTest, LargeMeansAndTinyVariances) {
+  for (const auto& [mean, deviation] : std::vector<std::pair<float, float>>{{1000.0f, 1.0f}, {0.0f, 1e-3f}}) {
+    constexpr int64_t kWidth = 500;
+    Mirror x = Make(DType::kF32, 2, kWidth), out = Make(DType::kF32, 2, kWidth);
+    x.Randomize(1, deviation);
+    for (int64_t i = 0; i < 2 * kWidth; ++i) x.Set(i, mean + x.host().as<float>()[i]);
+    x.Upload();
+    const std::vector<double> expected = reference::LayerNorm({.out = out.host(), .x = x.host()});
+    cuda::LayerNorm(ctx_, {.out = out.device(), .x = x.device()});
+    // Of numbers near 1000 f32 has the differences to 6e-5.
+    ExpectNear(out, expected, mean > 0.0f ? 2e-4 : 1e-5);
+  }
+}
+
 TEST_F(CudaNormTest, AddsBiasAndResidual) {
   for (const int64_t width : {1, 300}) {
     for (const bool has_bias : {true, false}) {
@@ -60,7 +75,8 @@ TEST_F(CudaNormTest, AddsBiasAndResidual) {
 TEST_F(CudaNormTest, FusedHasTheBitsOfTheTwo) {
   for (const bool in_place : {false, true}) {
     constexpr int64_t kWidth = 600;
-    Mirror x = Make(DType::kF32, 3, kWidth), y = Make(DType::kF32, 3, kWidth), partial = Make(DType::kF32, 3, kWidth);
+    Mirror x = Make(DType::kF32, 3, kWidth, 4), y = Make(DType::kF32, 3, kWidth, 4);
+    Mirror partial = Make(DType::kF32, 3, kWidth, 8);
     Mirror bias = Make(DType::kF32, 1, kWidth), weight = Make(DType::kF32, 1, kWidth);
     Mirror norm_bias = Make(DType::kF32, 1, kWidth);
     Mirror x_out = Make(DType::kF16, 3, kWidth), y_out = Make(DType::kF16, 3, kWidth);

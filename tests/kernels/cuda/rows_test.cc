@@ -24,7 +24,7 @@ class CudaRowsTest : public CudaTest {
 TEST_F(CudaRowsTest, EmbeddingOfOneShard) {
   for (const int64_t width : {1, 255, 512, 515}) {
     Mirror table = Make(DType::kF16, 10, width, 3), out = Make(DType::kF32, 6, width, 2);
-    table.Randomize(1);
+    table.Randomize(1), out.Randomize(2);
     Mirror ids = Ids({100, 109, 99, 110, 0, 104});
     const std::vector<double> expected =
         reference::Embedding({out.host(), ids.host_vector(), table.host(), /*first_id=*/100});
@@ -34,7 +34,7 @@ TEST_F(CudaRowsTest, EmbeddingOfOneShard) {
 }
 
 TEST_F(CudaRowsTest, PositionsAreReadTwoRowsOn) {
-  Mirror table = Make(DType::kF16, 12, 300), x = Make(DType::kF32, 3, 300, 1);
+  Mirror table = Make(DType::kF16, 12, 300, 4), x = Make(DType::kF32, 3, 300, 1);
   table.Randomize(1), x.Randomize(2);
   Mirror positions = Ids({0, 9, 4});
   const std::vector<double> sums = reference::PositionEmbedding({x.host(), positions.host_vector(), table.host()});
@@ -45,11 +45,13 @@ TEST_F(CudaRowsTest, PositionsAreReadTwoRowsOn) {
 }
 
 TEST_F(CudaRowsTest, KeysAndValuesGoToTheirSlots) {
-  constexpr int64_t kBlocks = 4, kHeads = 3, kBlock = 5;
-  for (const int64_t head_size : {16, 80}) {
-    Mirror k_cache = Make(DType::kF16, kBlocks, kHeads * kBlock * head_size);
-    Mirror v_cache = Make(DType::kF16, kBlocks, kHeads * kBlock * head_size);
-    Mirror k = Make(DType::kF16, 4, kHeads * head_size, 8), v = Make(DType::kF16, 4, kHeads * head_size, 16);
+  constexpr int64_t kBlocks = 4, kBlock = 5;
+  // A token has fewer pieces of 16 bytes than a block has threads, and more.
+  for (const int64_t heads : {3, 13}) {
+    const int64_t head_size = heads == 3 ? 16 : 80;
+    Mirror k_cache = Make(DType::kF16, kBlocks, heads * kBlock * head_size);
+    Mirror v_cache = Make(DType::kF16, kBlocks, heads * kBlock * head_size);
+    Mirror k = Make(DType::kF16, 4, heads * head_size, 8), v = Make(DType::kF16, 4, heads * head_size, 16);
     k_cache.Randomize(1), v_cache.Randomize(2), k.Randomize(3), v.Randomize(4);
     const std::vector<int32_t> slots = {19, 0, 7, 13};
     Mirror slot_ids = Ids(slots);
@@ -59,9 +61,9 @@ TEST_F(CudaRowsTest, KeysAndValuesGoToTheirSlots) {
         for (int64_t i = 0; i < cache.host().dims[1]; ++i) all.push_back(reference::At(cache.host(), p, i));
       }
       for (size_t t = 0; t < slots.size(); ++t) {
-        for (int64_t h = 0; h < kHeads; ++h) {
+        for (int64_t h = 0; h < heads; ++h) {
           for (int64_t d = 0; d < head_size; ++d) {
-            const int64_t at = ((slots[t] / kBlock * kHeads + h) * kBlock + slots[t] % kBlock) * head_size + d;
+            const int64_t at = ((slots[t] / kBlock * heads + h) * kBlock + slots[t] % kBlock) * head_size + d;
             all[at] = reference::At(rows.host(), static_cast<int64_t>(t), h * head_size + d);
           }
         }
@@ -70,12 +72,12 @@ TEST_F(CudaRowsTest, KeysAndValuesGoToTheirSlots) {
     };
     const std::vector<double> keys = expected(k_cache, k), values = expected(v_cache, v);
     const auto cache = [&](const Mirror& m) {
-      return MakeView(m.device().data, DType::kF16, kBlocks, kHeads, kBlock, head_size);
+      return MakeView(m.device().data, DType::kF16, kBlocks, heads, kBlock, head_size);
     };
     cuda::WriteKv(ctx_, {.k_cache = cache(k_cache),
                          .v_cache = cache(v_cache),
-                         .k = AsHeads(k.device(), kHeads),
-                         .v = AsHeads(v.device(), kHeads),
+                         .k = AsHeads(k.device(), heads),
+                         .v = AsHeads(v.device(), heads),
                          .slots = slot_ids.device_vector()});
     ExpectEqual(k_cache, keys);
     ExpectEqual(v_cache, values);
