@@ -15,12 +15,14 @@
 #include <climits>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
 #include "engine/process_frames.h"
+#include "engine/util/awaited_ranks.h"
 #include "engine/util/descriptor_handover.h"
 #include "engine/util/frame_channel.h"
 #include "engine/util/status.h"
@@ -35,6 +37,7 @@ using std::chrono::steady_clock;
 constexpr milliseconds kQuietEnd{3000};   // of a launcher whose ranks end by themselves
 constexpr milliseconds kForcedEnd{3000};  // of one that was asked to end them, and is killed then
 constexpr milliseconds kLastOutput{200};  // what it printed is there by then
+constexpr milliseconds kLastWords{1500};  // of rank 0, which asks who is still there
 
 void Say(std::string_view line) { std::fprintf(stderr, "optserve: %s\n", std::string(line).c_str()); }
 
@@ -123,8 +126,10 @@ class GroupProcess {
     sigprocmask(SIG_BLOCK, &watched, nullptr);
     signals_ = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
     prctl(PR_SET_PDEATHSIG, kEndGroupSignal);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);  // ranks that have outlived the launcher are ours to end
 
     OPTSERVE_RETURN_IF_ERROR(offer_.Open());
+    OPTSERVE_ASSIGN_OR_RETURN(awaited_, AwaitedRanks::Make());
     OPTSERVE_ASSIGN_OR_RETURN(std::string program, RankProgram());
     std::vector<std::string> words = launcher_;
     words.insert(words.end(), {std::move(program), offer_.name()});
@@ -141,12 +146,16 @@ class GroupProcess {
       poll(asked.data(), asked.size(), 100);
       if (asked[0].revents != 0) OnSignal();
       if (asked[1].revents != 0) output_->Read();
-      if (asked[2].revents != 0) offer_.Answer(fd_);
+      if (asked[2].revents != 0) offer_.Answer(std::array{fd_, awaited_->fd()});
       if (asked[3].revents != 0) OnFrontEndGone();
       PressOn();
     }
+    EndOrphans();
     return how_;
   }
+
+  // Whom rank 0 waited for when it ended; empty: for nobody.
+  std::string awaited() const { return awaited_->Names(); }
 
   bool has_rank0() const { return offer_.fd() < 0; }
   const std::string& telling_line() const { return output_->TellingLine(); }
@@ -185,13 +194,32 @@ class GroupProcess {
   void OnSignal() {
     signalfd_siginfo info;
     while (read(signals_, &info, sizeof(info)) == sizeof(info)) {
-      if (info.ssi_signo == static_cast<uint32_t>(kEndGroupSignal)) Ask(SIGTERM);
+      if (info.ssi_signo != static_cast<uint32_t>(kEndGroupSignal)) continue;
+      was_asked_to_end_ = true;
+      Ask(SIGTERM);
     }
     int status = 0;
     if (ended_at_.has_value() || waitpid(pid_, &status, WNOHANG) != pid_) return;
     ended_at_ = steady_clock::now();
     how_ = WIFEXITED(status) ? fmt::format("ended with exit code {}", WEXITSTATUS(status))
                              : fmt::format("was killed by signal {}", WTERMSIG(status));
+  }
+
+  // What the launcher has left behind, rank 0 above all, may speak first if there is anybody to hear it.
+  void EndOrphans() {
+    const steady_clock::time_point begin = steady_clock::now();
+    const milliseconds patience = is_front_end_gone_ || was_asked_to_end_ ? milliseconds(0) : kLastWords;
+    while (true) {
+      const pid_t ended = waitpid(-1, nullptr, WNOHANG);
+      if (ended > 0) continue;
+      const auto waited = steady_clock::now() - begin;
+      if (ended < 0 || waited > patience + kForcedEnd) return;
+      if (waited >= patience) {
+        std::ifstream children(fmt::format("/proc/self/task/{}/children", getpid()));
+        for (pid_t child = 0; children >> child;) kill(child, SIGKILL);
+      }
+      poll(nullptr, 0, 5);
+    }
   }
 
   // Rank 0 sees it too, and ends the others.
@@ -215,10 +243,12 @@ class GroupProcess {
   const int fd_;
   const std::vector<std::string> launcher_;
   int signals_ = -1;
-  DescriptorOffer offer_;  // of fd_, for rank 0
+  DescriptorOffer offer_;  // of fd_ and awaited_, for rank 0
+  std::unique_ptr<AwaitedRanks> awaited_;
   pid_t pid_ = 0;
   std::unique_ptr<Output> output_;
   bool is_front_end_gone_ = false;
+  bool was_asked_to_end_ = false;
   std::optional<steady_clock::time_point> next_push_;  // when the launcher gets next_signal_
   int next_signal_ = SIGTERM;
   std::optional<steady_clock::time_point> ended_at_;
@@ -247,9 +277,11 @@ int RunEngineGroup(int fd, const std::vector<std::string>& launcher) {
     SendLastWords(fd, status, /*has_started=*/false);
     return 1;
   }
-  const std::string how = group.Wait();
-  const std::string& line = group.telling_line();
-  SendLastWords(fd, Unavailable("{} {}{}{}", launcher.front(), how, line.empty() ? "" : ": ", line), group.has_rank0());
+  std::string words = fmt::format("{} {}", launcher.front(), group.Wait());
+  if (const std::string& line = group.telling_line(); !line.empty()) words += ": " + line;
+  // If rank 0 was killed before it could say it itself.
+  if (const std::string awaited = group.awaited(); !awaited.empty()) words += "; rank 0 waited for " + awaited;
+  SendLastWords(fd, Unavailable("{}", words), group.has_rank0());
   return 1;
 }
 

@@ -175,11 +175,11 @@ void Handle(const internal::ToEngine& frame, EngineClient& engine, const std::sh
 
 }  // namespace
 
-int RunEngineProcess(int fd, const EngineStarter& start) {
+int RunEngineProcess(int fd, const EngineStarter& start, int parent_death_signal) {
   signal(SIGHUP, SIG_IGN);
   signal(SIGINT, SIG_IGN);
   signal(SIGTERM, SIG_IGN);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prctl(PR_SET_PDEATHSIG, parent_death_signal);
 
   FrameChannel channel(fd);
   const absl::StatusOr<internal::ToEngine> first = Receive(channel);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <signal.h>
+
 #include <functional>
 #include <memory>
 
@@ -18,8 +20,8 @@ using EngineStarter = std::function<absl::StatusOr<std::unique_ptr<EngineClient>
 // first; the process must exit then with this code (0, or 1 for an engine that failed to start or died), because a load
 // that the front end no longer waits for may still run.
 //
-// The kernel kills the process when the thread that started it ends. SIGINT and SIGTERM are ignored: they are for the
-// front end, which is in the same process group, and which drains.
-int RunEngineProcess(int fd, const EngineStarter& start);
+// When the thread that started the process ends, the kernel sends `parent_death_signal`. SIGINT and SIGTERM are
+// ignored: they are for the front end, which is in the same process group, and which drains.
+int RunEngineProcess(int fd, const EngineStarter& start, int parent_death_signal = SIGKILL);
 
 }  // namespace optserve

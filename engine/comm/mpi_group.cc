@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "engine/util/status.h"
+#include "engine/util/status_macros.h"
 #include "kernels/common/check.h"
 
 namespace optserve {
@@ -74,7 +75,10 @@ absl::StatusOr<std::unique_ptr<MpiGroup>> MpiGroup::Join() {
   std::vector<Host> hosts(static_cast<size_t>(size));
   MPI_Allgather(host.data(), sizeof(Host), MPI_BYTE, hosts.data(), sizeof(Host), MPI_BYTE, MPI_COMM_WORLD);
   for (const Host& name : hosts) group->hosts_.emplace_back(name.data());
-  group->awaited_ = std::vector<std::atomic<bool>>(static_cast<size_t>(size));
+  if (size > AwaitedRanks::kMaxRanks)
+    return InvalidArgument("{} ranks are more than {}", size, AwaitedRanks::kMaxRanks);
+  OPTSERVE_ASSIGN_OR_RETURN(std::unique_ptr<AwaitedRanks> awaited, AwaitedRanks::Make());
+  group->NoteAwaitedIn(std::move(awaited));
   return group;
 }
 
@@ -90,18 +94,9 @@ std::string MpiGroup::Name(int rank) const {
   return fmt::format("rank {} on host {}", rank, hosts_[static_cast<size_t>(rank)]);
 }
 
-std::string MpiGroup::Names(const std::vector<int>& ranks) const {
-  std::string names;
-  for (const int rank : ranks) names += (names.empty() ? "" : ", ") + Name(rank);
-  return names;
-}
-
-std::vector<int> MpiGroup::awaited() const {
-  std::vector<int> ranks;
-  for (size_t rank = 0; rank < awaited_.size(); ++rank) {
-    if (awaited_[rank].load(std::memory_order_relaxed)) ranks.push_back(static_cast<int>(rank));
-  }
-  return ranks;
+void MpiGroup::NoteAwaitedIn(std::unique_ptr<AwaitedRanks> where) {
+  awaited_ = std::move(where);
+  for (int rank = 0; rank < size(); ++rank) awaited_->SetName(rank, Name(rank));
 }
 
 absl::Status MpiGroup::status() const {
@@ -128,7 +123,7 @@ absl::Status MpiGroup::WaitUntil(double limit_seconds, const std::function<bool(
     }
     if (has_failed_) return status();
     if (limit_seconds > 0 && SecondsSince(begin) > limit_seconds) {
-      Abort(Unavailable("{} waited {:.1f} s for {}", Name(rank_), limit_seconds, Names(awaited())));
+      Abort(Unavailable("{} waited {:.1f} s for {}", Name(rank_), limit_seconds, awaited()));
       return status();
     }
     patience.Rest();
@@ -180,12 +175,12 @@ absl::Status MpiGroup::SendAll(std::string_view message, const std::vector<int>&
     for (size_t i = 0; i < to.size(); ++i) {
       int is_sent = 0;
       MPI_Test(&requests[i], &is_sent, MPI_STATUS_IGNORE);
-      awaited_[static_cast<size_t>(to[i])] = is_sent == 0;
+      awaited_->Set(to[i], is_sent == 0);
       are_all_sent = are_all_sent && is_sent != 0;
     }
     return are_all_sent;
   });
-  for (const int rank : to) awaited_[static_cast<size_t>(rank)] = false;
+  for (const int rank : to) awaited_->Set(rank, false);
   return status;
 }
 
@@ -199,7 +194,7 @@ absl::Status MpiGroup::SendToFirst(std::string_view message) { return SendAll(me
 
 absl::StatusOr<std::string> MpiGroup::ReceiveFromFirst(double limit_seconds) {
   std::string message;
-  awaited_[0] = true;
+  awaited_->Set(0, true);
   const absl::Status status = WaitUntil(limit_seconds, [&] {
     int is_there = 0;
     MPI_Status arrived;
@@ -211,7 +206,7 @@ absl::StatusOr<std::string> MpiGroup::ReceiveFromFirst(double limit_seconds) {
     MPI_Recv(message.data(), length, MPI_BYTE, 0, kMessageTag, messages_, MPI_STATUS_IGNORE);
     return true;
   });
-  awaited_[0] = false;
+  awaited_->Set(0, false);
   if (!status.ok()) return status;
   return message;
 }
@@ -219,25 +214,25 @@ absl::StatusOr<std::string> MpiGroup::ReceiveFromFirst(double limit_seconds) {
 absl::StatusOr<std::vector<std::string>> MpiGroup::ReceiveFromOthers(double limit_seconds) {
   std::vector<std::string> messages(static_cast<size_t>(size()));
   int num_missing = size() - 1;
-  for (int rank = 1; rank < size(); ++rank) awaited_[static_cast<size_t>(rank)] = true;
+  for (int rank = 1; rank < size(); ++rank) awaited_->Set(rank, true);
   const absl::Status status = WaitUntil(limit_seconds, [&] {
     for (int rank = 1; rank < size(); ++rank) {
-      const auto index = static_cast<size_t>(rank);
-      if (!awaited_[index]) continue;
+      if (!awaited_->IsAwaited(rank)) continue;
       int is_there = 0;
       MPI_Status arrived;
       MPI_Iprobe(rank, kMessageTag, messages_, &is_there, &arrived);
       if (is_there == 0) continue;
       int length = 0;
       MPI_Get_count(&arrived, MPI_BYTE, &length);
-      messages[index].resize(static_cast<size_t>(length));
-      MPI_Recv(messages[index].data(), length, MPI_BYTE, rank, kMessageTag, messages_, MPI_STATUS_IGNORE);
-      awaited_[index] = false;
+      std::string& message = messages[static_cast<size_t>(rank)];
+      message.resize(static_cast<size_t>(length));
+      MPI_Recv(message.data(), length, MPI_BYTE, rank, kMessageTag, messages_, MPI_STATUS_IGNORE);
+      awaited_->Set(rank, false);
       --num_missing;
     }
     return num_missing == 0;
   });
-  for (std::atomic<bool>& awaited : awaited_) awaited = false;
+  for (int rank = 1; rank < size(); ++rank) awaited_->Set(rank, false);
   if (!status.ok()) return status;
   return messages;
 }
@@ -258,7 +253,7 @@ bool MpiGroup::Exchange(const std::vector<Transfer>& sends, const std::vector<Tr
       MPI_Isend(sends[i].data, Count(sends[i].num_bytes), MPI_BYTE, sends[i].rank, kTensorTag, tensors_, &sending[i]);
     }
   }
-  std::vector<bool> is_pending(awaited_.size());
+  std::vector<bool> is_pending(hosts_.size());
   // A large part needs its receiver too: whoever has not taken one is waited for like one who has not sent.
   const absl::Status status = WaitUntil(silence_limit_seconds_, [&] {
     is_pending.assign(is_pending.size(), false);
@@ -269,7 +264,7 @@ bool MpiGroup::Exchange(const std::vector<Transfer>& sends, const std::vector<Tr
     };
     for (size_t i = 0; i < receives.size(); ++i) test(receiving[i], receives[i].rank);
     for (size_t i = 0; i < sends.size(); ++i) test(sending[i], sends[i].rank);
-    for (size_t rank = 0; rank < is_pending.size(); ++rank) awaited_[rank] = is_pending[rank];
+    for (int rank = 0; rank < size(); ++rank) awaited_->Set(rank, is_pending[static_cast<size_t>(rank)]);
     return std::ranges::find(is_pending, true) == is_pending.end();
   });
   if (status.ok()) return true;

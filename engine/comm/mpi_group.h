@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/util/awaited_ranks.h"
 
 namespace optserve {
 
@@ -61,8 +62,9 @@ class MpiGroup {
   absl::Status status() const;
 
   // Whom this rank waits for just now. Empty: for nobody.
-  std::vector<int> awaited() const;
-  std::string Names(const std::vector<int>& ranks) const;
+  std::string awaited() const { return awaited_->Names(); }
+  // Notes that in `where` from now on. Before other threads use the group.
+  void NoteAwaitedIn(std::unique_ptr<AwaitedRanks> where);
 
  private:
   MpiGroup() = default;
@@ -84,7 +86,7 @@ class MpiGroup {
   mutable std::mutex status_mu_;
   absl::Status status_ ABSL_GUARDED_BY(status_mu_);
   std::atomic<bool> has_failed_ = false;
-  std::vector<std::atomic<bool>> awaited_;  // by rank
+  std::unique_ptr<AwaitedRanks> awaited_;
 };
 
 }  // namespace optserve

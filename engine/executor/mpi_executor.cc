@@ -200,6 +200,7 @@ class MpiExecutor final : public Executor {
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
     const std::lock_guard lock(group_mu_);
+    if (is_launcher_ending_) return LastQuestion();
     // The tokens that the last step drew are known to this rank only.
     StepPlan resolved = plan;
     for (int32_t& id : resolved.token_ids) id = drawn_.Resolve(id);
@@ -211,8 +212,8 @@ class MpiExecutor final : public Executor {
   }
 
   std::string WhoIsBehind() const override {
-    const std::vector<int> awaited = group_.awaited();
-    return awaited.empty() ? group_.Name(0) : group_.Names(awaited);
+    std::string awaited = group_.awaited();
+    return awaited.empty() ? group_.Name(0) : awaited;
   }
 
   absl::Status Health() const override { return group_.status(); }
@@ -247,7 +248,7 @@ class MpiExecutor final : public Executor {
     if (group_.SendToOthers({&kQuestion, 1}).ok()) (void)group_.ReceiveFromOthers(limit_seconds);
   }
 
-  // On a thread of its own: who has gone, when the launcher says that it ends the ranks?
+  // On a thread of its own: who has gone, when the launcher says that it ends the ranks, or has itself ended?
   void WaitForLauncher() {
     sigset_t end;
     sigemptyset(&end);
@@ -255,10 +256,20 @@ class MpiExecutor final : public Executor {
     int signal_number = 0;
     sigwait(&end, &signal_number);
     if (stopping_) return;
-    std::this_thread::sleep_for(kLastAnswerTime);  // who lives has come to the others by then
-    const std::unique_lock lock(group_mu_, std::try_to_lock);
-    if (lock.owns_lock()) return AskOnce(std::chrono::duration<double>(kLastAnswerTime).count());
+    is_launcher_ending_ = true;
+    std::this_thread::sleep_for(kLastAnswerTime);  // who lives has come to the end of this step by then
+    if (const std::unique_lock lock(group_mu_, std::try_to_lock); lock.owns_lock()) {
+      (void)LastQuestion();
+      return;
+    }
     group_.Abort(Unavailable("the launcher ends the ranks, which wait for {}", WhoIsBehind()));
+  }
+
+  // In place of a step. Returns why the group is at its end.
+  absl::Status LastQuestion() {
+    AskOnce(std::chrono::duration<double>(kLastAnswerTime).count());
+    group_.Abort(Unavailable("the launcher ends the ranks, which are all there"));
+    return group_.status();
   }
 
   MpiGroup& group_;
@@ -269,6 +280,7 @@ class MpiExecutor final : public Executor {
   std::mutex mu_;
   std::condition_variable changed_;
   std::atomic<bool> stopping_ = false;
+  std::atomic<bool> is_launcher_ending_ = false;
   std::thread asking_;  // from the end of Start on
   std::thread waiting_;
 };

@@ -17,7 +17,8 @@ namespace optserve {
 // Start: InvalidArgument and the like as StartLocalEngine, with the rank's name in front if it is not rank 0's.
 //
 // SIGTERM, blocked in all threads of the process, is how mpirun and srun say, a second before they kill it, that
-// another rank has gone: the executor then asks who is still there.
+// another rank has gone, and how the kernel says that they have gone themselves: the executor then asks who is still
+// there, and the group is at its end.
 std::unique_ptr<Executor> MakeMpiExecutor(MpiGroup& group, const EngineConfig& config);
 
 // A rank other than 0, until rank 0 ends its executor (OK) or the group ends: an error, here or elsewhere, or silence.

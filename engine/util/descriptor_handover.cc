@@ -32,11 +32,11 @@ bool IsOfThisUser(int socket) {
   return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
 }
 
-// A descriptor travels beside one byte.
+// Descriptors travel beside one byte.
 struct Parcel {
   char byte = 0;
   iovec data = {.iov_base = &byte, .iov_len = 1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control = {};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(DescriptorOffer::kMax * sizeof(int))> control = {};
   msghdr message = {};
 
   Parcel() {
@@ -47,13 +47,14 @@ struct Parcel {
   }
 };
 
-bool Send(int socket, int descriptor) {
+bool Send(int socket, std::span<const int> descriptors) {
   Parcel parcel;
+  parcel.message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
   cmsghdr* const header = CMSG_FIRSTHDR(&parcel.message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
   return sendmsg(socket, &parcel.message, MSG_NOSIGNAL) == 1;
 }
 
@@ -75,17 +76,17 @@ absl::Status DescriptorOffer::Open() {
   return absl::OkStatus();
 }
 
-void DescriptorOffer::Answer(int descriptor) {
+void DescriptorOffer::Answer(std::span<const int> descriptors) {
   const int connection = accept4(listening_, nullptr, nullptr, SOCK_CLOEXEC);
   if (connection < 0) return;
-  if (IsOfThisUser(connection) && Send(connection, descriptor)) {
+  if (IsOfThisUser(connection) && Send(connection, descriptors)) {
     close(listening_);
     listening_ = -1;
   }
   close(connection);
 }
 
-absl::StatusOr<int> FetchDescriptor(const std::string& name) {
+absl::StatusOr<std::vector<int>> FetchDescriptors(const std::string& name, size_t count) {
   const int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const auto [address, size] = AddressOf(name);
   if (connection < 0) return Internal("cannot make a socket: {}", strerror(errno));  // NOLINT
@@ -94,10 +95,12 @@ absl::StatusOr<int> FetchDescriptor(const std::string& name) {
                         IsOfThisUser(connection) && recvmsg(connection, &parcel.message, MSG_CMSG_CLOEXEC) == 1;
   const cmsghdr* const header = is_there ? CMSG_FIRSTHDR(&parcel.message) : nullptr;
   close(connection);
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return Internal("nobody on this machine offers {}", name);
-  int descriptor = -1;
-  std::memcpy(&descriptor, CMSG_DATA(header), sizeof(int));
-  return descriptor;
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(count * sizeof(int))) {
+    return Internal("nobody on this machine offers {}", name);
+  }
+  std::vector<int> descriptors(count);
+  std::memcpy(descriptors.data(), CMSG_DATA(header), count * sizeof(int));
+  return descriptors;
 }
 
 }  // namespace optserve

@@ -1,5 +1,6 @@
 """Ranks as processes, on one machine and on two: the same tokens, and what happens when one of them goes."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -45,6 +46,15 @@ def ranks_of(server):
     return sorted(processes, key=lambda p: int(p.environ()["OMPI_COMM_WORLD_RANK"]))
 
 
+def wait_for_death(server, seconds=15):
+    """Returns after how many seconds it is known."""
+    begin = time.monotonic()
+    while not server.events("engine_died"):
+        assert time.monotonic() < begin + seconds
+        time.sleep(0.02)
+    return time.monotonic() - begin
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("steps_in_flight", [1, 2])
 def test_processes_give_the_tokens_of_threads(ranks, steps_in_flight, undisturbed, tmp_path):
@@ -70,11 +80,7 @@ def test_r17_a_killed_rank_is_named_and_the_group_replaced(ranks, undisturbed, t
 def test_r17_a_rank_killed_while_nothing_is_to_do_is_noticed(undisturbed, tmp_path):
     with group_server(2, tmp_path / "log") as server:
         ranks_of(server)[1].kill()
-        begin = time.monotonic()
-        while not server.events("engine_died"):
-            assert time.monotonic() < begin + 8
-            time.sleep(0.02)
-        print(f"noticed after {time.monotonic() - begin:.2f} s")
+        print(f"noticed after {wait_for_death(server, 8):.2f} s")
         assert "rank 1 " in server.events("engine_died")[0]["why"]
         assert answers_of(server, STREAMS) == undisturbed(2)
 
@@ -85,10 +91,7 @@ def test_r19_a_stopped_rank_is_named_and_the_group_replaced(busy, undisturbed, t
     with group_server(2, tmp_path / "log", "--step-timeout", 2, faults=faults) as server:
         if not busy:
             os.kill(ranks_of(server)[1].pid, signal.SIGSTOP)
-            deadline = time.monotonic() + 15
-            while not server.events("engine_died"):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_for_death(server)
         else:
             threading.Timer(0.3, os.kill, (ranks_of(server)[1].pid, signal.SIGSTOP)).start()
         assert answers_of(server, STREAMS) == undisturbed(2)
@@ -164,12 +167,18 @@ class OtherHost:
         out = subprocess.run(["ip", "netns", "pids", self.name], check=True, capture_output=True, text=True).stdout
         return [int(pid) for pid in out.split()]
 
-    def kill_all(self):
-        for pid in self.pids():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    def kill_all(self, first=""):
+        """All processes at once, or those of the name `first` a moment before the others."""
+        processes = [psutil.Process(pid) for pid in self.pids()]
+        early = [process for process in processes if process.name() == first]
+        assert early or not first
+        for process in early:
+            process.kill()
+        if early:
+            time.sleep(0.3)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def launcher(self, ranks):
         return (f"{MPIRUN} -n {ranks} --host {HERE}:{ranks // 2},{THERE}:{ranks // 2} "
@@ -198,12 +207,46 @@ def test_two_hosts_give_the_tokens_of_threads(ranks, other_host, undisturbed, tm
     assert not alive
 
 
-def test_a_host_that_dies_is_named_and_the_group_replaced(other_host, undisturbed, tmp_path):
-    with group_server(2, tmp_path / "log", "--step-timeout", 3, launcher=other_host.launcher(2)) as server:
-        other_host.kill_all()
+# "sh" is in the place of ssh: mpirun ends without another word when the connection to a host does.
+@pytest.mark.parametrize("first, busy", [("", True), ("", False), ("sh", True), ("orted", False), (RANK, True)])
+def test_a_host_that_dies_is_named_and_the_group_replaced(first, busy, other_host, undisturbed, tmp_path):
+    faults = "slow from=2 rank=0 ms=20 generation=1" if busy else ""
+    with group_server(2, tmp_path / "log", "--step-timeout", 3, launcher=other_host.launcher(2), faults=faults) as server:
+        if busy:
+            threading.Timer(0.3, other_host.kill_all, (first,)).start()
+        else:
+            other_host.kill_all(first)
+            wait_for_death(server)
         begin = time.monotonic()
         assert answers_of(server, STREAMS) == undisturbed(2)
-        print(f"all answered {time.monotonic() - begin:.1f} s after the other host's processes died")
+        print(f"all answered after {time.monotonic() - begin:.1f} s")
+        died, = server.events("engine_died")
+    assert "rank 1 on host hostb" in died["why"], died
+
+
+# mpirun may notice first that it has lost a host, and take rank 0 with it before that has said a word.
+@pytest.mark.parametrize("busy, with_rank0", [(True, True), (True, False), (False, False)])
+def test_a_host_that_dies_is_named_although_the_launcher_dies_with_it(busy, with_rank0, other_host, undisturbed, tmp_path):
+    with group_server(2, tmp_path / "log", "--step-timeout", 3, launcher=other_host.launcher(2),
+                      faults="slow from=2 rank=0 ms=20 generation=1" if busy else "") as server:
+        rank0 = next(rank for rank in ranks_of(server) if rank.pid not in other_host.pids())
+        mpirun = rank0.parent()
+        assert mpirun.name() in ("mpirun", "orterun")
+
+        def die():
+            mpirun.suspend()  # until it is killed, so that it has no time for a word either
+            other_host.kill_all()
+            time.sleep(0.3)  # rank 0 is in a step now that does not end
+            if with_rank0:
+                rank0.kill()
+            mpirun.kill()
+
+        if busy:
+            threading.Timer(0.3, die).start()
+        else:
+            die()
+            wait_for_death(server)
+        assert answers_of(server, STREAMS) == undisturbed(2)
         died, = server.events("engine_died")
     assert "rank 1 on host hostb" in died["why"], died
 
@@ -214,11 +257,7 @@ def test_a_cable_that_is_cut_ends_both_sides(other_host, undisturbed, tmp_path):
         ranks_there = [p for p in there if p.name() == RANK]
         assert ranks_there
         ip("link", "set", other_host.link, "down")
-        begin = time.monotonic()
-        while not server.events("engine_died"):
-            assert time.monotonic() < begin + 15
-            time.sleep(0.05)
-        print(f"noticed after {time.monotonic() - begin:.1f} s")
+        print(f"noticed after {wait_for_death(server):.1f} s")
         died = server.events("engine_died")[0]
         assert "rank 1 on host hostb" in died["why"], died
         _, alive = psutil.wait_procs(ranks_there, timeout=10)
