@@ -26,7 +26,8 @@ int64_t Work(const GenerateRequest& request) {
 
 }  // namespace
 
-Router::Router(int32_t num_replicas) : loads_(static_cast<size_t>(num_replicas)) {}
+Router::Router(int32_t num_replicas)
+    : loads_(static_cast<size_t>(num_replicas)), ages_(static_cast<size_t>(num_replicas)) {}
 
 int32_t Router::Pick(const GenerateRequest& request, const std::vector<bool>& available) {
   const std::vector<uint64_t> hashes = loads_.size() > 1 ? PieceHashes(request) : std::vector<uint64_t>();
@@ -34,7 +35,10 @@ int32_t Router::Pick(const GenerateRequest& request, const std::vector<bool>& av
   for (size_t i = 0; i < hashes.size(); ++i) {
     const auto found = piece_of_hash_.find(hashes[i]);
     if (found == piece_of_hash_.end()) break;
-    known[static_cast<size_t>(found->second->replica)] = static_cast<int64_t>(i) + 1;
+    const Piece& piece = *found->second;
+    const auto replica = static_cast<size_t>(piece.replica);
+    if (piece.age != ages_[replica]) break;
+    known[replica] = static_cast<int64_t>(i) + 1;
   }
   const auto of_key = loads_of_keys_.find(request.api_key_id);
   int32_t best = -1;
@@ -65,17 +69,6 @@ void Router::Remove(int32_t replica, const GenerateRequest& request) {
   if (std::ranges::all_of(own->second, [](int64_t load) { return load == 0; })) loads_of_keys_.erase(own);
 }
 
-void Router::Forget(int32_t replica) {
-  for (auto piece = pieces_.begin(); piece != pieces_.end();) {
-    if (piece->replica == replica) {
-      piece_of_hash_.erase(piece->hash);
-      piece = pieces_.erase(piece);
-    } else {
-      ++piece;
-    }
-  }
-}
-
 std::vector<uint64_t> Router::PieceHashes(const GenerateRequest& request) const {
   // Engines share prefixes by key and salt; that this also parts keys whose engine shares everything costs little.
   uint64_t hash = Mix(std::hash<std::string>()(request.api_key_id), std::hash<std::string>()(request.cache_salt));
@@ -88,9 +81,11 @@ std::vector<uint64_t> Router::PieceHashes(const GenerateRequest& request) const 
 }
 
 void Router::Remember(const std::vector<uint64_t>& hashes, int32_t replica) {
+  const uint32_t age = ages_[static_cast<size_t>(replica)];
   for (const uint64_t hash : hashes) {
     if (const auto found = piece_of_hash_.find(hash); found != piece_of_hash_.end()) {
       found->second->replica = replica;
+      found->second->age = age;
       pieces_.splice(pieces_.end(), pieces_, found->second);
       continue;
     }
@@ -98,7 +93,7 @@ void Router::Remember(const std::vector<uint64_t>& hashes, int32_t replica) {
       piece_of_hash_.erase(pieces_.front().hash);
       pieces_.pop_front();
     }
-    piece_of_hash_[hash] = pieces_.insert(pieces_.end(), {.hash = hash, .replica = replica});
+    piece_of_hash_[hash] = pieces_.insert(pieces_.end(), {.hash = hash, .replica = replica, .age = age});
   }
 }
 

@@ -29,8 +29,8 @@ class Router {
   void Add(int32_t replica, const GenerateRequest& request);
   void Remove(int32_t replica, const GenerateRequest& request);
 
-  // The engine has lost its cache.
-  void Forget(int32_t replica);
+  // The engine has lost its cache. At once, however many prompts are remembered.
+  void Forget(int32_t replica) { ++ages_[static_cast<size_t>(replica)]; }
 
   int64_t load(int32_t replica) const { return loads_[static_cast<size_t>(replica)]; }  // tokens
 
@@ -38,12 +38,14 @@ class Router {
   struct Piece {
     uint64_t hash = 0;
     int32_t replica = 0;
+    uint32_t age = 0;  // of that engine when it computed it
   };
 
   std::vector<uint64_t> PieceHashes(const GenerateRequest& request) const;
   void Remember(const std::vector<uint64_t>& hashes, int32_t replica);
 
   std::vector<int64_t> loads_;                                           // by replica
+  std::vector<uint32_t> ages_;                                           // by replica: how often it was forgotten
   std::unordered_map<std::string, std::vector<int64_t>> loads_of_keys_;  // keys with work only
   std::list<Piece> pieces_;                                              // the least recently used first
   std::unordered_map<uint64_t, std::list<Piece>::iterator> piece_of_hash_;

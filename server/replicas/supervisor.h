@@ -125,6 +125,8 @@ class Supervisor : public EngineClient {
   void Ask(Replica& replica) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Watch(Clock::time_point now);
   void TendParked();
+  void EndParkedInVain();
+  bool PlaceParked(uint64_t& next_arrival);
   void GiveUp(const absl::Status& why);
   void EndAll(const absl::Status& error);
   void ReportStart(const absl::Status& status);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <thread>
 #include <utility>
 
 #include "engine/util/status.h"
@@ -15,6 +16,11 @@ namespace optserve {
 namespace {
 
 constexpr int32_t kProbationTokens = 4;  // more than a crash may have lost on their way up
+
+// Thousands of requests move in turns of this length: whoever else wants the lock, threads that answer probes among
+// them, gets it in between.
+constexpr std::chrono::milliseconds kTurn{2};
+constexpr std::chrono::microseconds kBetweenTurns{200};
 
 int64_t NowNs() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
@@ -188,6 +194,13 @@ void Supervisor::Erase(Live& live) {
 }
 
 void Supervisor::TendParked() {
+  EndParkedInVain();
+  uint64_t next_arrival = 0;
+  while (PlaceParked(next_arrival)) std::this_thread::sleep_for(kBetweenTurns);
+}
+
+// Those that were cancelled or whose deadline has passed.
+void Supervisor::EndParkedInVain() {
   Deliveries deliveries;
   {
     const std::lock_guard lock(mu_);
@@ -208,10 +221,24 @@ void Supervisor::TendParked() {
         Finish(live, {.finish = FinishReason::kDeadline}, deliveries);
       }
     }
+  }
+  deliveries.Deliver();
+}
+
+// If an engine serves, hands it the next few. False: there are no more.
+bool Supervisor::PlaceParked(uint64_t& next_arrival) {
+  Deliveries deliveries;
+  bool are_there_more = false;
+  {
+    const std::lock_guard lock(mu_);
+    const Clock::time_point begin = Clock::now();
     const bool is_anybody_serving =
         std::ranges::any_of(replicas_, [](const Replica& replica) { return replica.state == Replica::kServing; });
-    for (auto next = parked_.begin(); is_anybody_serving && next != parked_.end();) {
+    for (auto next = parked_.lower_bound(next_arrival); is_anybody_serving && next != parked_.end();) {
+      are_there_more = Clock::now() - begin > kTurn;
+      if (are_there_more) break;
       Live& live = *next++->second;
+      next_arrival = live.arrival + 1;
       if (IsSuspect(live)) {
         if (on_probation_ != nullptr && on_probation_ != &live) continue;
         on_probation_ = &live;
@@ -223,6 +250,7 @@ void Supervisor::TendParked() {
     }
   }
   deliveries.Deliver();
+  return are_there_more;
 }
 
 void Supervisor::EndAll(const absl::Status& error) {
