@@ -36,7 +36,7 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kQuestionPeriod{1};
-// Two of them before mpirun kills us, with time left to say who did not answer.
+// Three of them before mpirun kills us, with time left to say who did not answer.
 constexpr std::chrono::milliseconds kLastAnswerTime{250};
 constexpr int kReaders = 4;  // threads that read weights, of all ranks of a host together
 
@@ -257,10 +257,16 @@ class MpiExecutor final : public Executor {
     sigwait(&end, &signal_number);
     if (stopping_) return;
     is_launcher_ending_ = true;
+    const steady_clock::time_point deadline = steady_clock::now() + 3 * kLastAnswerTime;
     std::this_thread::sleep_for(kLastAnswerTime);  // who lives has come to the end of this step by then
-    if (const std::unique_lock lock(group_mu_, std::try_to_lock); lock.owns_lock()) {
-      (void)LastQuestion();
-      return;
+    while (true) {
+      if (const std::unique_lock lock(group_mu_, std::try_to_lock); lock.owns_lock()) {
+        (void)LastQuestion();
+        return;
+      }
+      // Else rank 0 itself is at work, as far as it comes to it.
+      if (!group_.awaited().empty() || steady_clock::now() > deadline) break;
+      std::this_thread::sleep_for(kLastAnswerTime / 25);
     }
     group_.Abort(Unavailable("the launcher ends the ranks, which wait for {}", WhoIsBehind()));
   }

@@ -55,6 +55,13 @@ def wait_for_death(server, seconds=15):
     return time.monotonic() - begin
 
 
+def wait_for_steps(server, seconds=15):
+    deadline = time.monotonic() + seconds
+    while server.metric("optserve_requests_running") == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("steps_in_flight", [1, 2])
 def test_processes_give_the_tokens_of_threads(ranks, steps_in_flight, undisturbed, tmp_path):
@@ -211,23 +218,23 @@ def test_two_hosts_give_the_tokens_of_threads(ranks, other_host, undisturbed, tm
 @pytest.mark.parametrize("first, busy", [("", True), ("", False), ("sh", True), ("orted", False), (RANK, True)])
 def test_a_host_that_dies_is_named_and_the_group_replaced(first, busy, other_host, undisturbed, tmp_path):
     faults = "slow from=2 rank=0 ms=20 generation=1" if busy else ""
-    with group_server(2, tmp_path / "log", "--step-timeout", 3, launcher=other_host.launcher(2), faults=faults) as server:
+    with group_server(2, tmp_path / "log", launcher=other_host.launcher(2), faults=faults) as server:
         if busy:
-            threading.Timer(0.3, other_host.kill_all, (first,)).start()
+            threading.Thread(target=lambda: (wait_for_steps(server), other_host.kill_all(first))).start()
         else:
             other_host.kill_all(first)
             wait_for_death(server)
         begin = time.monotonic()
         assert answers_of(server, STREAMS) == undisturbed(2)
         print(f"all answered after {time.monotonic() - begin:.1f} s")
-        died, = server.events("engine_died")
+        died = server.events("engine_died")[0]
     assert "rank 1 on host hostb" in died["why"], died
 
 
 # mpirun may notice first that it has lost a host, and take rank 0 with it before that has said a word.
 @pytest.mark.parametrize("busy, with_rank0", [(True, True), (True, False), (False, False)])
 def test_a_host_that_dies_is_named_although_the_launcher_dies_with_it(busy, with_rank0, other_host, undisturbed, tmp_path):
-    with group_server(2, tmp_path / "log", "--step-timeout", 3, launcher=other_host.launcher(2),
+    with group_server(2, tmp_path / "log", launcher=other_host.launcher(2),
                       faults="slow from=2 rank=0 ms=20 generation=1" if busy else "") as server:
         rank0 = next(rank for rank in ranks_of(server) if rank.pid not in other_host.pids())
         mpirun = rank0.parent()
@@ -242,12 +249,12 @@ def test_a_host_that_dies_is_named_although_the_launcher_dies_with_it(busy, with
             mpirun.kill()
 
         if busy:
-            threading.Timer(0.3, die).start()
+            threading.Thread(target=lambda: (wait_for_steps(server), die())).start()
         else:
             die()
             wait_for_death(server)
         assert answers_of(server, STREAMS) == undisturbed(2)
-        died, = server.events("engine_died")
+        died = server.events("engine_died")[0]
     assert "rank 1 on host hostb" in died["why"], died
 
 
