@@ -132,6 +132,9 @@ class GrpcServer::Impl {
     builder.AddListeningPort(endpoint_.WithPort(options_.port), Credentials(), &bound);
     builder.RegisterService(&service_);
     builder.SetMaxReceiveMessageSize(options_.max_request_bytes);
+    grpc::ResourceQuota quota("optserve");
+    quota.Resize(options_.max_memory_bytes);
+    builder.SetResourceQuota(quota);
     // The size limit counts compressed bytes: without this 16 MiB of zeros would become gigabytes.
     builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
     builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);

@@ -36,6 +36,9 @@ class GrpcServer {
     bool ignore_unknown_fields = false;        // field numbers of a request that we do not know; else they are refused
     int max_request_bytes = 16 * 1024 * 1024;  // a larger message is RESOURCE_EXHAUSTED
     int max_calls_per_connection = 1024;       // more wait in the client
+    // For what connections have sent and calls keep, of all clients together. At its limit gRPC reads no more, and ends
+    // calls and connections.
+    size_t max_memory_bytes = 256 << 20;
     std::chrono::milliseconds stall_time{30'000};  // for a stream's reader to take one event before it is cancelled
 
     // A connection that says nothing for keepalive_time is asked, and closed if it does not answer within

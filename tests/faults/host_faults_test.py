@@ -1,5 +1,6 @@
 """R27, R5: what the machine does to us: no room, no descriptors, files that change under us."""
 
+import fcntl
 import os
 import resource
 import shutil
@@ -166,3 +167,56 @@ def test_r22_no_memory_at_a_restart_is_tried_again(tmp_path):
             time.sleep(0.02)
         resource.prlimit(server.process.pid, resource.RLIMIT_AS, infinite)
         assert answers_of(server, [body_of(i, 40) for i in range(4)]) == expected
+
+
+def test_r27_a_log_that_becomes_read_only_is_no_reason_to_stop():
+    # A sealed file refuses every write, as a file of a disk does that the kernel has made read-only after errors.
+    log = os.memfd_create("log", os.MFD_ALLOW_SEALING)
+    url, process = start_with_stderr(log)
+    try:
+        expected = answer_of(At(url), BODY)
+        written = os.fstat(log).st_size
+        fcntl.fcntl(log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW)
+        psutil.Process(process.pid).children()[0].kill()
+        assert answer_of(At(url), BODY) == expected
+        assert os.fstat(log).st_size == written
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        os.close(log)
+
+
+def test_r27_a_usage_log_on_a_disk_that_is_read_only_when_it_is_rotated(tmp_path):
+    folder = tmp_path / "usage"
+    folder.mkdir()
+    usage = folder / "usage.jsonl"
+
+    def lines(path):
+        return len(path.read_text().splitlines())
+
+    with FaultyServer("--usage-log", usage, log=tmp_path / "log") as server:
+        server.complete("Call me", max_tokens=1)
+        usage.rename(folder / "usage.1")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], check=True)
+        try:
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: server.events("reloaded"))
+            failed, = server.events("reload_failed")
+            assert failed["what"] == "usage_log" and "Read-only file system" in failed["why"]
+            server.complete("Call me", max_tokens=1)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+        wait_until(lambda: lines(folder / "usage.1") == 2)  # the file it had
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.events("reloaded")) == 2)
+        server.complete("Call me", max_tokens=1)
+        wait_until(lambda: usage.exists() and lines(usage) == 1)
+        assert server.metric("optserve_usage_records_lost_total") == 0
+
+
+def wait_until(holds, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
