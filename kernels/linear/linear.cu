@@ -11,6 +11,7 @@
 //   warps of a block where columns are few; all row counts the same kernel
 // skinny on tensor cores (weights as A, rows as the 8 columns of B)          not yet tried
 // above 16 rows: cuBLAS, bias and activation in a second kernel              not yet measured
+// From how many rows on cuBLAS is faster, linear_table.inc says by shape and GPU.
 
 namespace optserve::cuda {
 namespace {
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
       (int64_t{static_cast<int>(blockIdx.x) - job.first_block[part_index]} * groups + group) * kColumns;
   const int64_t first_row = int64_t{blockIdx.y} * kRows;
 
-  // So are columns.
+  // Columns beyond the last are the last one.
   const F16* weights[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
@@ -244,17 +245,20 @@ void Gemm(const CudaContext& ctx, const SkinnyJob& job, const Part& part, std::b
   }
 }
 
-void RunRows(const CudaContext& ctx, const SkinnyJob& job, int num_parts, std::byte* free, size_t free_bytes) {
+void RunRows(const CudaContext& ctx, const SkinnyJob& job, int num_parts, std::byte* free, size_t free_bytes,
+             const LinearPlan* forced) {
   int64_t columns = 0;
   for (int i = 0; i < num_parts; ++i) columns += job.parts[i].columns;
-  const LinearPlan plan = PlanLinear(job.rows, columns, job.depth, ctx.info);
+  const LinearPlan plan = forced != nullptr ? *forced : PlanLinear(job.rows, columns, job.depth, ctx.info);
   if (!plan.gemm) return Skinny(ctx, job, num_parts, plan);
   for (int i = 0; i < num_parts; ++i) Gemm(ctx, job, job.parts[i], free, free_bytes);
 }
 
 }  // namespace
 
-void Linear(const CudaContext& ctx, const LinearParams& p) {
+void Linear(const CudaContext& ctx, const LinearParams& p) { LinearAs(ctx, p, nullptr); }
+
+void LinearAs(const CudaContext& ctx, const LinearParams& p, const LinearPlan* forced) {
   OPTSERVE_CHECK(p.num_parts >= 1 && p.num_parts <= 3) << p.num_parts << " parts";
   OPTSERVE_CHECK(p.x.rank == 2 && p.x.dims[1] > 0 && (p.x.dtype == DType::kF16 || p.x.dtype == DType::kF32));
   SkinnyJob job{};
@@ -267,7 +271,7 @@ void Linear(const CudaContext& ctx, const LinearParams& p) {
   if (p.x.dtype == DType::kF16) {
     job.x = p.x.as<const F16>();
     job.x_stride = p.x.row_stride;
-    return RunRows(ctx, job, p.num_parts, ctx.workspace, ctx.workspace_bytes);
+    return RunRows(ctx, job, p.num_parts, ctx.workspace, ctx.workspace_bytes, forced);
   }
   // f32 rows are rounded to halves first, as many at a time as half of the workspace holds.
   const int64_t stride = CeilDiv(job.depth, 8) * 8;
@@ -286,7 +290,7 @@ void Linear(const CudaContext& ctx, const LinearParams& p) {
       const size_t element = job.parts[i].out_is_half ? sizeof(F16) : sizeof(float);
       piece.parts[i].out = static_cast<std::byte*>(job.parts[i].out) + row * job.parts[i].out_stride * element;
     }
-    RunRows(ctx, piece, p.num_parts, ctx.workspace + half, ctx.workspace_bytes - half);
+    RunRows(ctx, piece, p.num_parts, ctx.workspace + half, ctx.workspace_bytes - half, forced);
   }
 }
 

@@ -1,10 +1,14 @@
 #include "kernels/linear/linear_plan.h"
 
+#include "kernels/linear/linear_table.h"
+
 namespace optserve {
 
 LinearPlan PlanLinear(int64_t rows, int64_t columns, int64_t depth, const DeviceInfo& device) {
   LinearPlan plan;
-  plan.gemm = rows > kMaxSkinnyRows;  // the table of rows by shapes is not yet measured: kernels/RESULTS.md
+  // A single row is ours by any table; so is more than the largest tile the library's.
+  plan.gemm =
+      rows > kMaxSkinnyRows || (rows > 1 && rows > NearestLine(device.sm_version, columns, depth).max_skinny_rows);
   while (plan.tile_rows < rows && plan.tile_rows < kMaxSkinnyRows) plan.tile_rows *= 2;
   // Enough warps for every multiprocessor to have 32, as long as each has 512 products of a column left.
   constexpr int kColumnsPerWarp = 2;

@@ -2,8 +2,11 @@
 
 #include <cmath>
 #include <ostream>
+#include <set>
+#include <tuple>
 
 #include "kernels/linear/linear_plan.h"
+#include "kernels/linear/linear_table.h"
 #include "tests/kernels/cuda/cuda_test.h"
 #include "tests/support/reference.h"
 
@@ -183,13 +186,63 @@ TEST_F(CudaLinearTest, NaNStaysInItsRow) {
 
 TEST(LinearPlanTest, RowsChooseTheKernelAndShapesTheSplit) {
   const DeviceInfo v100{.sm_version = 70, .sm_count = 80};
-  EXPECT_FALSE(PlanLinear(16, 4096, 4096, v100).gemm);
-  EXPECT_TRUE(PlanLinear(17, 4096, 4096, v100).gemm);
   EXPECT_EQ(PlanLinear(5, 4096, 4096, v100).tile_rows, 8);
   // 175B on 16 ranks: 768 columns are 384 warps, and 80 multiprocessors want 2,560.
   EXPECT_EQ(PlanLinear(1, 12288, 768, v100).splits, 1);
   EXPECT_EQ(PlanLinear(1, 2304, 12288, v100).splits, 4);
   for (const int64_t rows : {1, 2, 9, 16}) EXPECT_EQ(PlanLinear(rows, 768, 12288, v100).splits, 8);
+}
+
+TEST(LinearPlanTest, TheTableChoosesBetweenOurKernelAndTheLibrarys) {
+  for (const LinearTableLine& line : LinearTable()) {
+    const DeviceInfo device{.sm_version = line.sm_version, .sm_count = 80};
+    EXPECT_FALSE(PlanLinear(line.max_skinny_rows, line.columns, line.depth, device).gemm);
+    EXPECT_TRUE(PlanLinear(line.max_skinny_rows + 1, line.columns, line.depth, device).gemm);
+    // The same for shapes near it, and whenever it is asked.
+    const LinearTableLine& near = NearestLine(line.sm_version, line.columns + 1, line.depth - 1);
+    EXPECT_EQ(near.columns, line.columns);
+    EXPECT_EQ(near.depth, line.depth);
+    EXPECT_FALSE(PlanLinear(1, line.columns, line.depth, device).gemm);
+    EXPECT_TRUE(PlanLinear(17, line.columns, line.depth, device).gemm);
+  }
+}
+
+TEST(LinearPlanTest, EveryShapeHasOneLineAGenerationAndItsSource) {
+  std::set<std::tuple<int, int64_t, int64_t>> shapes;
+  for (const LinearTableLine& line : LinearTable()) {
+    EXPECT_TRUE(shapes.emplace(line.sm_version, line.columns, line.depth).second)
+        << line.sm_version << " " << line.columns << " x " << line.depth;
+    EXPECT_GE(line.max_skinny_rows, 1);
+    EXPECT_LE(line.max_skinny_rows, kMaxSkinnyRows);
+    EXPECT_NE(std::string(line.source), "");
+  }
+}
+
+TEST(LinearPlanTest, AGenerationIsTheNewestThatIsNoNewer) {
+  EXPECT_EQ(NearestLine(75, 4096, 4096).sm_version, 70);
+  EXPECT_EQ(NearestLine(89, 4096, 4096).sm_version, 80);
+  EXPECT_EQ(NearestLine(100, 4096, 4096).sm_version, 90);
+  EXPECT_EQ(NearestLine(60, 4096, 4096).sm_version, 70);
+}
+
+// Both ways compute the same, whatever the table says.
+TEST_F(CudaLinearTest, EitherWayAtAnyCountOfRows) {
+  for (const bool gemm : {false, true}) {
+    for (const int64_t rows : {1, 5, 16}) {
+      const Case c{.rows = rows, .depth = 64, .columns = 24, .activation = Activation::kRelu, .num_parts = 3};
+      Data data = MakeData(c);
+      const std::vector<std::vector<double>> expected = reference::Linear(data.host);
+      const LinearPlan plan{.gemm = gemm, .tile_rows = 16, .splits = 2};
+      cuda::LinearAs(ctx_, data.device, &plan);
+      for (int i = 0; i < 3; ++i) {
+        data.outs[i].Download();
+        const int64_t columns = data.host.parts[i].out.dims[1];
+        for (int64_t k = 0; k < rows * columns; ++k) {
+          ASSERT_NEAR(reference::At(data.host.parts[i].out, k / columns, k % columns), expected[i][k], 1e-4);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace
