@@ -31,6 +31,13 @@ class Buffer {
   virtual size_t size() const = 0;  // bytes
 };
 
+// Ops that were called once, kept to be run again as one call. It ends before its backend.
+class OpGraph {
+ public:
+  virtual ~OpGraph() = default;
+  virtual int64_t num_launches() const = 0;  // kernels that it starts on the device
+};
+
 // Numbers on one device: memory, copies, and one virtual per op. One owner, one thread; ops run in the order of the
 // calls and may still be running when a call returns, until Synchronize().
 //
@@ -46,6 +53,9 @@ class Backend {
 
   // Bytes that Allocate can still give, of a device with memory of its own; else 0.
   virtual int64_t FreeBytes() = 0;
+
+  // Of a device's memory, what the backend took for itself when it was made: room that ops share.
+  virtual int64_t workspace_bytes() const { return 0; }
 
   // Makes a weight usable by ops. The CPU returns the view itself (the mapped file is the memory); a device copies it
   // and keeps the copy until the backend dies: matrices as f16, vectors as f32. `host` must outlive the backend.
@@ -72,6 +82,16 @@ class Backend {
 
   // The GPU that ops are queued on, for communicators; null on the CPU.
   virtual CudaDevice* cuda_device() { return nullptr; }
+
+  // Between the two calls ops, and collectives that run on the device, are kept instead of run, where the device can:
+  // a CUDA graph. Each keeps the views and numbers that it was given, so what is to change from one run to the next
+  // lies in the memory behind the views. Copies, Allocate and Synchronize must not come between.
+  virtual bool can_capture() const { return false; }
+  virtual void BeginCapture() {}
+  virtual absl::StatusOr<std::unique_ptr<OpGraph>> EndCapture() {
+    return absl::FailedPreconditionError("this device keeps no graphs");
+  }
+  virtual void Launch(const OpGraph& graph) { static_cast<void>(graph); }
 
   virtual void Embedding(const EmbeddingParams& p) = 0;
   virtual void PositionEmbedding(const PositionEmbeddingParams& p) = 0;

@@ -40,6 +40,16 @@ class CudaBuffer final : public Buffer {
   size_t size_;
 };
 
+class CudaOpGraph final : public OpGraph {
+ public:
+  explicit CudaOpGraph(std::unique_ptr<CudaGraph> graph) : graph_(std::move(graph)) {}
+  const CudaGraph& graph() const { return *graph_; }
+  int64_t num_launches() const override { return graph_->num_nodes(); }
+
+ private:
+  std::unique_ptr<CudaGraph> graph_;
+};
+
 float ReadElement(const TensorView& view, int64_t i) {  // files store tensors as aligned as they like
   const auto read = [&](auto value) {
     std::memcpy(&value, view.as<const std::byte>() + i * static_cast<int64_t>(sizeof(value)), sizeof(value));
@@ -84,6 +94,9 @@ class CudaBackend final : public Backend {
   }
 
   const DeviceInfo& info() const override { return ctx_.info; }
+  int64_t workspace_bytes() const override {
+    return static_cast<int64_t>(workspace_->size() + counters_->size()) + device_->library_bytes();
+  }
   int64_t FreeBytes() override {
     device_->Activate();
     return device_->FreeBytes();
@@ -124,11 +137,13 @@ class CudaBackend final : public Backend {
   void CopyIn(const TensorView& dst, const void* host) override {
     OPTSERVE_CHECK(dst.is_contiguous());
     device_->Activate();
+    device_->BeginOp("CopyIn");
     device_->CopyIn(dst.data, host, dst.num_bytes());
   }
   void CopyOut(void* host, const TensorView& src) override {
     OPTSERVE_CHECK(src.is_contiguous());
     device_->Activate();
+    device_->BeginOp("CopyOut");
     device_->CopyOut(host, src.data, src.num_bytes());
   }
   absl::Status Synchronize() override {
@@ -148,26 +163,48 @@ class CudaBackend final : public Backend {
   }
   CudaDevice* cuda_device() override { return device_.get(); }
 
-  void Embedding(const EmbeddingParams& p) override { cuda::Embedding(Active(), p); }
-  void PositionEmbedding(const PositionEmbeddingParams& p) override { cuda::PositionEmbedding(Active(), p); }
-  void LayerNorm(const LayerNormParams& p) override { cuda::LayerNorm(Active(), p); }
-  void AddBiasResidual(const AddBiasResidualParams& p) override { cuda::AddBiasResidual(Active(), p); }
-  void AddBiasResidualNorm(const AddBiasResidualParams& add, const LayerNormParams& norm) override {
-    cuda::AddBiasResidualNorm(Active(), add, norm);
+  bool can_capture() const override { return true; }
+  void BeginCapture() override {
+    device_->Activate();
+    device_->BeginCapture();
   }
-  void Linear(const LinearParams& p) override { cuda::Linear(Active(), p); }
-  void WriteKv(const WriteKvParams& p) override { cuda::WriteKv(Active(), p); }
-  void CopyBlocks(const CopyBlocksParams& p) override { cuda::CopyBlocks(Active(), p); }
-  void PagedDecode(const PagedAttentionParams& p) override { cuda::PagedDecode(Active(), p); }
-  void PagedPrefill(const PagedAttentionParams& p) override { cuda::PagedPrefill(Active(), p); }
-  void GatherRows(const GatherRowsParams& p) override { cuda::GatherRows(Active(), p); }
-  void CopyRows(const CopyRowsParams& p) override { cuda::CopyRows(Active(), p); }
-  void Sample(const SampleParams& p) override { cuda::Sample(Active(), p); }
-  void Score(const ScoreParams& p) override { cuda::Score(Active(), p); }
+  absl::StatusOr<std::unique_ptr<OpGraph>> EndCapture() override {
+    device_->Activate();
+    std::unique_ptr<CudaGraph> graph = device_->EndCapture();
+    const absl::Status status = Synchronize();
+    if (!status.ok()) return status;
+    if (graph == nullptr) return absl::InternalError(ctx_.info.name + ": a graph could not be captured");
+    return std::make_unique<CudaOpGraph>(std::move(graph));
+  }
+  void Launch(const OpGraph& graph) override {
+    device_->Activate();
+    device_->BeginOp("a captured step");
+    device_->Launch(static_cast<const CudaOpGraph&>(graph).graph());
+  }
+
+  void Embedding(const EmbeddingParams& p) override { cuda::Embedding(Begin("Embedding"), p); }
+  void PositionEmbedding(const PositionEmbeddingParams& p) override {
+    cuda::PositionEmbedding(Begin("PositionEmbedding"), p);
+  }
+  void LayerNorm(const LayerNormParams& p) override { cuda::LayerNorm(Begin("LayerNorm"), p); }
+  void AddBiasResidual(const AddBiasResidualParams& p) override { cuda::AddBiasResidual(Begin("AddBiasResidual"), p); }
+  void AddBiasResidualNorm(const AddBiasResidualParams& add, const LayerNormParams& norm) override {
+    cuda::AddBiasResidualNorm(Begin("AddBiasResidualNorm"), add, norm);
+  }
+  void Linear(const LinearParams& p) override { cuda::Linear(Begin("Linear"), p); }
+  void WriteKv(const WriteKvParams& p) override { cuda::WriteKv(Begin("WriteKv"), p); }
+  void CopyBlocks(const CopyBlocksParams& p) override { cuda::CopyBlocks(Begin("CopyBlocks"), p); }
+  void PagedDecode(const PagedAttentionParams& p) override { cuda::PagedDecode(Begin("PagedDecode"), p); }
+  void PagedPrefill(const PagedAttentionParams& p) override { cuda::PagedPrefill(Begin("PagedPrefill"), p); }
+  void GatherRows(const GatherRowsParams& p) override { cuda::GatherRows(Begin("GatherRows"), p); }
+  void CopyRows(const CopyRowsParams& p) override { cuda::CopyRows(Begin("CopyRows"), p); }
+  void Sample(const SampleParams& p) override { cuda::Sample(Begin("Sample"), p); }
+  void Score(const ScoreParams& p) override { cuda::Score(Begin("Score"), p); }
 
  private:
-  const CudaContext& Active() {
+  const CudaContext& Begin(const char* op) {
     device_->Activate();
+    device_->BeginOp(op);
     return ctx_;
   }
 

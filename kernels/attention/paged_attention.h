@@ -19,6 +19,8 @@ namespace optserve {
 //           reference: 1e-5 for inputs of unit scale.
 //           CUDA: q, out and the cache are f16, D is 16, 32, 64, 80 or 128; scores and sums are f32, max abs error
 //           2e-3. A sequence's bits do not depend on the batch, but decode and prefill round differently.
+//           PagedDecode takes a context of 0 for a row that only fills up a batch: it has no keys, and out is 0.
+//           max_context_len may be larger than the longest.
 // Aliasing  out may be q if their strides agree; nothing else overlaps.
 // Source    block tables: Kwon et al. 2023, "PagedAttention", sec. 4. Running softmax: Milakov & Gimelshein 2018.
 struct PagedAttentionParams {

@@ -46,8 +46,12 @@ __global__ void __launch_bounds__(kThreads) DecodeKernel(DecodeJob job) {
   const int head = blockIdx.x, sequence = blockIdx.y, piece = blockIdx.z;
   const int length = job.context_lens[sequence];
   const int begin = piece * kPiece, end = min(length, begin + kPiece);
-  if (begin >= length) return;  // the whole block
   const int thread = threadIdx.x;
+  if (begin >= length) {  // the whole block
+    F16* row = job.out + head * kHeadSize + sequence * job.out_stride;
+    for (int d = thread; length == 0 && piece == 0 && d < kHeadSize; d += kThreads) gpu::Store(row + d, 0.0f);
+    return;
+  }
   const int32_t* table = job.tables + sequence * job.table_stride;
   const auto row_of = [&](int token) { return CacheRow<kHeadSize>(job, table, head, token); };
 

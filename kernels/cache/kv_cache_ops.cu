@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kThreads)
     WriteKvKernel(F16* k_cache, F16* v_cache, const F16* k, const F16* v, int64_t k_stride, int64_t v_stride,
                   const int32_t* slots, int heads, int block_size, int head_size) {
   const int64_t slot = slots[blockIdx.x];
+  if (slot < 0) return;  // the whole block
   const int64_t block = slot / block_size, offset = slot % block_size;
   const bool keys = blockIdx.y == 0;
   const F16* from = keys ? k + blockIdx.x * k_stride : v + blockIdx.x * v_stride;

@@ -13,7 +13,7 @@ struct WriteKvParams {
   TensorView v_cache;  // [P, H, B, D] f32
   TensorView k;        // [T, H, D] f32; row_stride >= H * D
   TensorView v;        // [T, H, D] f32
-  TensorView slots;    // [T] i32: block * B + offset; no slot twice
+  TensorView slots;    // [T] i32: block * B + offset; no slot twice. CUDA: a negative one is a row that is not stored
 };
 
 // Copy-on-write of whole blocks of one layer:  cache[dst[i]] = cache[src[i]]. No block is both source and destination.

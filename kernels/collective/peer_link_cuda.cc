@@ -54,17 +54,12 @@ class CudaPeerLink final : public PeerLink {
                AllReduceVariant variant)
       : ctx_(&ctx), memory_(std::move(memory)), group_(group), variant_(variant) {}
 
-  void AllReduce(const TensorView& inout) override {
-    ctx_->device->Activate();
-    cuda::AllReduce(*ctx_, group_, variant_, inout);
-  }
+  void AllReduce(const TensorView& inout) override { cuda::AllReduce(Begin("AllReduce"), group_, variant_, inout); }
   void AllReduceAddNorm(const AddBiasResidualParams& add, const LayerNormParams* norm) override {
-    ctx_->device->Activate();
-    cuda::AllReduceAddNorm(*ctx_, group_, variant_, add, norm);
+    cuda::AllReduceAddNorm(Begin("AllReduceAddNorm"), group_, variant_, add, norm);
   }
   void AllGather(const TensorView& shard, const TensorView& all) override {
-    ctx_->device->Activate();
-    cuda::AllGather(*ctx_, group_, shard, all);
+    cuda::AllGather(Begin("AllGather"), group_, shard, all);
   }
 
   void Abort() override { std::atomic_ref(*memory_->abort()).store(1, std::memory_order_release); }
@@ -73,6 +68,12 @@ class CudaPeerLink final : public PeerLink {
   }
 
  private:
+  const CudaContext& Begin(const char* op) {
+    ctx_->device->Activate();
+    ctx_->device->BeginOp(op);
+    return *ctx_;
+  }
+
   const CudaContext* ctx_;
   std::shared_ptr<SharedMemory> memory_;
   PeerGroup group_;

@@ -3,17 +3,40 @@
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "kernels/common/cuda_machine.h"
+#include "kernels/common/op_trail.h"
 
 namespace optserve {
 namespace {
 
 // Room of cuBLAS's own: set by us, because what it takes by itself it takes during a step.
 constexpr size_t kBlasWorkspaceBytes = size_t{32} << 20;
+
+bool IsLaunchBlocking() {
+  const char* setting = std::getenv("CUDA_LAUNCH_BLOCKING");
+  return setting != nullptr && std::string_view(setting) == "1";
+}
+
+class RuntimeGraph final : public CudaGraph {
+ public:
+  RuntimeGraph(cudaGraphExec_t exec, int64_t num_nodes) : exec_(exec), num_nodes_(num_nodes) {}
+  ~RuntimeGraph() override { cudaGraphExecDestroy(exec_); }
+  RuntimeGraph(const RuntimeGraph&) = delete;
+  RuntimeGraph& operator=(const RuntimeGraph&) = delete;
+
+  cudaGraphExec_t exec() const { return exec_; }
+  int64_t num_nodes() const override { return num_nodes_; }
+
+ private:
+  const cudaGraphExec_t exec_;
+  const int64_t num_nodes_;
+};
 
 class RuntimeDevice final : public CudaDevice {
  public:
@@ -40,9 +63,15 @@ class RuntimeDevice final : public CudaDevice {
   }
 
   const DeviceInfo& info() const override { return info_; }
+  int64_t library_bytes() const override { return kBlasWorkspaceBytes; }
   int index() const override { return index_; }
   void Activate() override { Note("cudaSetDevice", cudaSetDevice(index_)); }
   void* stream() const override { return stream_; }
+  // What the op before it launched is there, or was refused.
+  void BeginOp(const char* op) override {
+    NoteLaunch();
+    trail_.Begin(op);
+  }
 
   void* Allocate(size_t bytes) override {
     void* memory = nullptr;
@@ -83,9 +112,11 @@ class RuntimeDevice final : public CudaDevice {
 
   // From memory that is not pinned both return when the host's side is done.
   void CopyIn(void* dst, const void* host, size_t bytes) override {
+    if (!MayCopy()) return;
     Note("copy to the device", cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, stream_));
   }
   void CopyOut(void* host, const void* src, size_t bytes) override {
+    if (!MayCopy()) return;
     Note("copy from the device", cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream_));
   }
 
@@ -100,24 +131,77 @@ class RuntimeDevice final : public CudaDevice {
                      static_cast<int>(c.out_stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT_TENSOR_OP));
   }
 
+  // Of this thread alone: others allocate and copy for their devices meanwhile.
+  void BeginCapture() override {
+    capturing_ = Note("cudaStreamBeginCapture", cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  }
+  std::unique_ptr<CudaGraph> EndCapture() override {
+    capturing_ = false;
+    NoteLaunch();
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    size_t num_nodes = 0;
+    if (!Note("cudaStreamEndCapture", cudaStreamEndCapture(stream_, &graph))) return nullptr;
+    Note("cudaGraphGetNodes", cudaGraphGetNodes(graph, nullptr, &num_nodes));
+    const bool made = Note("cudaGraphInstantiate", cudaGraphInstantiate(&exec, graph, 0));
+    Note("cudaGraphDestroy", cudaGraphDestroy(graph));
+    if (!made) return nullptr;
+    auto result = std::make_unique<RuntimeGraph>(exec, static_cast<int64_t>(num_nodes));
+    // Its memory is taken now and not with the first launch.
+    Note("cudaGraphUpload", cudaGraphUpload(exec, stream_));
+    return error_.empty() ? std::move(result) : nullptr;
+  }
+  void Launch(const CudaGraph& graph) override {
+    Note("cudaGraphLaunch", cudaGraphLaunch(static_cast<const RuntimeGraph&>(graph).exec(), stream_));
+  }
+
   std::string Synchronize() override {
-    Note("launch", cudaGetLastError());
-    Note("step", cudaStreamSynchronize(stream_));
+    NoteLaunch();
+    if (Note("waiting", cudaStreamSynchronize(stream_))) trail_.Clear();
     return error_;
   }
 
  private:
-  // The first error stays: those after it are its consequences.
+  // CUDA would keep a copy with the address on the host, and read there what is there by then.
+  bool MayCopy() {
+    if (capturing_ && error_.empty()) error_ = "a copy between host and device while a graph is captured";
+    return !capturing_;
+  }
+
+  // Launches have no result of their own.
+  void NoteLaunch() { Note("launch", cudaGetLastError()); }
+
+  // The first error stays: those after it are its consequences. One of work that was queued before may come with any
+  // call (the manual calls it asynchronous), so the op is known only where the launch itself is at fault, or where
+  // CUDA_LAUNCH_BLOCKING=1 makes every launch wait.
   bool Note(const char* what, cudaError_t status) {
     if (status != cudaSuccess && error_.empty()) {
-      error_ = std::string(what) + " failed: error " + std::to_string(static_cast<int>(status)) + ", " +
-               cudaGetErrorName(status) + ", " + cudaGetErrorString(status);
+      error_ = Of(IsOfTheCall(status) || is_blocking_ ? trail_.Last() : trail_.Any()) + what + " failed: error " +
+               std::to_string(static_cast<int>(status)) + ", " + cudaGetErrorName(status) + ", " +
+               cudaGetErrorString(status);
     }
     return status == cudaSuccess;
   }
   void NoteBlas(const char* what, cublasStatus_t status) {
     if (status != CUBLAS_STATUS_SUCCESS && error_.empty()) {
-      error_ = std::string(what) + " failed: " + cublasGetStatusString(status);
+      error_ = Of(trail_.Last()) + what + " failed: error " + std::to_string(static_cast<int>(status)) + ", " +
+               cublasGetStatusString(status);
+    }
+  }
+  static std::string Of(const std::string& op) { return op.empty() ? "" : op + ": "; }
+  static bool IsOfTheCall(cudaError_t status) {
+    switch (status) {
+      case cudaErrorInvalidValue:
+      case cudaErrorInvalidConfiguration:
+      case cudaErrorInvalidDeviceFunction:
+      case cudaErrorNoKernelImageForDevice:
+      case cudaErrorLaunchOutOfResources:
+      case cudaErrorMemoryAllocation:
+      case cudaErrorStreamCaptureUnsupported:
+      case cudaErrorStreamCaptureInvalidated:
+        return true;
+      default:
+        return false;
     }
   }
 
@@ -126,6 +210,9 @@ class RuntimeDevice final : public CudaDevice {
   cudaStream_t stream_ = nullptr;
   cublasHandle_t blas_ = nullptr;
   void* blas_workspace_ = nullptr;
+  bool capturing_ = false;
+  const bool is_blocking_ = IsLaunchBlocking();
+  OpTrail trail_;
   std::string error_;
 };
 

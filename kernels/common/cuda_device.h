@@ -26,6 +26,13 @@ struct GemmCall {
   bool accumulate = false;
 };
 
+// Work that was queued once, kept to be queued again as one. It ends before its device.
+class CudaGraph {
+ public:
+  virtual ~CudaGraph() = default;
+  virtual int64_t num_nodes() const = 0;  // kernels in it
+};
+
 // Used by one thread at a time. Calls are queued in order unless they say otherwise; errors show at Synchronize().
 class CudaDevice {
  public:
@@ -36,9 +43,13 @@ class CudaDevice {
   virtual void Activate() = 0;    // what the calling thread does next concerns this device
   virtual void* stream() const = 0;
 
+  // The work that follows belongs to `op`, a literal: for the words of errors.
+  virtual void BeginOp(const char* op) = 0;
+
   virtual void* Allocate(size_t bytes) = 0;  // zeroed, aligned to 256 bytes; nullptr: not so much left
   virtual void Free(void* memory) = 0;
   virtual int64_t FreeBytes() = 0;
+  virtual int64_t library_bytes() const = 0;  // taken for the matrix product
 
   // Memory of the host that kernels of all devices read and write too; zeroed. nullptr: not so much left.
   virtual void* AllocateHost(size_t bytes) = 0;
@@ -51,7 +62,14 @@ class CudaDevice {
   virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;
   virtual void Gemm(const GemmCall& call) = 0;
 
-  // Waits for all of it. Empty, or what went wrong: the name of the first call that failed and the driver's words.
+  // Between the two, kernels and products are kept instead of run, each with the arguments that it was given. Anything
+  // else that takes memory, copies or waits spoils the graph: EndCapture then returns nullptr, Synchronize says why.
+  virtual void BeginCapture() = 0;
+  virtual std::unique_ptr<CudaGraph> EndCapture() = 0;
+  virtual void Launch(const CudaGraph& graph) = 0;
+
+  // Waits for all of it. Empty, or what went wrong first: the op, or those that it may have been, the call that failed,
+  // its code and the driver's words.
   virtual std::string Synchronize() = 0;
 };
 

@@ -59,18 +59,18 @@ void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
 namespace optserve::gpu {
 
 template <typename... Params, typename... Args>
-void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, void*, Args&&... args) {
+void Launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, void* stream, Args&&... args) {
   struct Closure {
     void (*kernel)(Params...);
     std::tuple<std::decay_t<Params>...> args;
   } closure{kernel, {static_cast<Params>(std::forward<Args>(args))...}};
-  emulator::RunGrid(
-      grid, block, shared_bytes,
-      [](void* p) {
-        auto* c = static_cast<Closure*>(p);
-        std::apply(c->kernel, c->args);
-      },
-      &closure, sizeof(closure));
+  const auto run_thread = [](void* p) {
+    auto* c = static_cast<Closure*>(p);
+    std::apply(c->kernel, c->args);
+  };
+  emulator::Queue(stream, reinterpret_cast<const void*>(kernel), [=]() mutable {
+    emulator::RunGrid(grid, block, shared_bytes, run_thread, &closure, sizeof(closure));
+  });
 }
 
 }  // namespace optserve::gpu

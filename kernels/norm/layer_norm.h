@@ -18,6 +18,7 @@ struct LayerNormParams {
   TensorView weight;  // [E] f16 | bf16 | f32, or empty
   TensorView bias;    // [E] f16 | bf16 | f32, or empty
   float epsilon = 1e-5f;
+  TensorView copy = {};  // [T, E] f16, CUDA: what out gets, rounded, for products that read it; or empty
 };
 
 // Ends a row-parallel linear after its all-reduce:  x += partial + bias, bias once.

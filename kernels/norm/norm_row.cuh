@@ -19,6 +19,8 @@ struct NormJob {
   void* out;                  // or null: only add
   int64_t out_stride;
   bool out_is_half;
+  F16* copy;  // what out gets, rounded; or null
+  int64_t copy_stride;
   const float* weight;  // or null: 1
   const float* bias;    // or null: 0
   int64_t width;
@@ -52,6 +54,7 @@ GPU_DEVICE void NormRow(const NormJob& job, int64_t at, float* row, float* sums,
     float y = (row[i] - mean) * inverse;
     if (job.weight != nullptr) y *= job.weight[i];
     if (job.bias != nullptr) y += job.bias[i];
+    if (job.copy != nullptr) gpu::Store(job.copy + at * job.copy_stride + i, y);
     if (job.out_is_half) {
       gpu::Store(static_cast<F16*>(job.out) + at * job.out_stride + i, y);
     } else {
@@ -72,6 +75,9 @@ inline void SetNorm(const LayerNormParams& p, NormJob& job) {
   job.out = p.out.data;
   job.out_stride = p.out.row_stride;
   job.out_is_half = p.out.dtype == DType::kF16;
+  OPTSERVE_CHECK(p.copy.empty() || (p.copy.dims == p.x.dims && p.copy.dtype == DType::kF16));
+  job.copy = p.copy.as<F16>();
+  job.copy_stride = p.copy.row_stride;
   job.weight = p.weight.as<const float>();
   job.bias = p.bias.as<const float>();
   job.epsilon = p.epsilon;

@@ -2,13 +2,17 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "kernels/common/cuda_device.h"
 #include "kernels/common/cuda_machine.h"
 #include "kernels/common/gpu.h"
+#include "kernels/common/op_trail.h"
 #include "tests/cuda_emulator/emulator.h"
 
-// A GPU whose memory is the host's and whose queue is always empty: calls finish before they return.
+// A GPU whose memory is the host's and whose queue is always empty: calls finish before they return. What CUDA does not
+// allow while a graph is captured is an error here, too.
 
 namespace optserve {
 namespace {
@@ -17,11 +21,24 @@ constexpr int kRuntime = 12040;
 
 // What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _DRIVER (the CUDA
 // version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS (0: no device can write into another's
-// memory) and _FAULT=n (device 1's n-th synchronisation finds an error).
+// memory), _FAULT=n (device 1's n-th synchronisation finds an error of the work before it) and _REFUSED=op (device 1
+// refuses to launch that op).
 int64_t Setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoll(text, nullptr, 0) : otherwise;
 }
+
+class EmulatedGraph final : public CudaGraph {
+ public:
+  explicit EmulatedGraph(std::vector<emulator::Queued> work) : work_(std::move(work)) {}
+  int64_t num_nodes() const override { return static_cast<int64_t>(work_.size()); }
+  void Run() const {
+    for (const emulator::Queued& node : work_) node.run();
+  }
+
+ private:
+  const std::vector<emulator::Queued> work_;
+};
 
 class EmulatedDevice final : public CudaDevice {
  public:
@@ -30,9 +47,18 @@ class EmulatedDevice final : public CudaDevice {
   const DeviceInfo& info() const override { return info_; }
   int index() const override { return index_; }
   void Activate() override {}
-  void* stream() const override { return nullptr; }
+  void* stream() const override { return &stream_; }
+  void BeginOp(const char* op) override {
+    trail_.Begin(op);
+    const char* refused = std::getenv("OPTSERVE_EMULATOR_REFUSED");
+    if (index_ == 1 && refused != nullptr && std::string(op) == refused) {
+      Note(trail_.Last(), "launch", 701, "cudaErrorLaunchOutOfResources, too many resources requested for launch");
+    }
+  }
 
   void* Allocate(size_t bytes) override {
+    ++emulator::totals().allocations;
+    if (IsSpoilt("cudaMalloc")) return nullptr;
     if (static_cast<int64_t>(bytes) > free_) return nullptr;
     // Its size is kept in front of it.
     auto* memory = static_cast<std::byte*>(emulator::Allocate(bytes + kHeader, "device memory"));
@@ -43,6 +69,7 @@ class EmulatedDevice final : public CudaDevice {
     return memory + kHeader;
   }
   void Free(void* memory) override {
+    IsSpoilt("cudaFree");
     auto* start = static_cast<std::byte*>(memory) - kHeader;
     size_t bytes = 0;
     std::memcpy(&bytes, start, sizeof(bytes));
@@ -50,6 +77,7 @@ class EmulatedDevice final : public CudaDevice {
     emulator::Free(start);
   }
   int64_t FreeBytes() override { return free_; }
+  int64_t library_bytes() const override { return 0; }
 
   void* AllocateHost(size_t bytes) override {
     void* memory = emulator::Allocate(bytes, "memory of the host that kernels see");
@@ -63,10 +91,61 @@ class EmulatedDevice final : public CudaDevice {
     return info_.name + " cannot write into the memory of " + other.info().name;
   }
 
-  void CopyIn(void* dst, const void* host, size_t bytes) override { std::memcpy(dst, host, bytes); }
-  void CopyOut(void* host, const void* src, size_t bytes) override { std::memcpy(host, src, bytes); }
+  void CopyIn(void* dst, const void* host, size_t bytes) override { Copy(dst, host, bytes); }
+  void CopyOut(void* host, const void* src, size_t bytes) override { Copy(host, src, bytes); }
 
   void Gemm(const GemmCall& c) override {
+    emulator::Queue(&stream_, nullptr, [c] { Multiply(c); });
+  }
+
+  void BeginCapture() override {
+    if (IsSpoilt("cudaStreamBeginCapture")) return;
+    captured_.clear();
+    stream_.captured = &captured_;
+  }
+  std::unique_ptr<CudaGraph> EndCapture() override {
+    stream_.captured = nullptr;
+    if (!error_.empty()) return nullptr;
+    return std::make_unique<EmulatedGraph>(std::move(captured_));
+  }
+  void Launch(const CudaGraph& graph) override {
+    if (IsSpoilt("cudaGraphLaunch")) return;
+    ++emulator::totals().graph_launches;
+    static_cast<const EmulatedGraph&>(graph).Run();
+  }
+
+  std::string Synchronize() override {
+    ++emulator::totals().synchronisations;
+    IsSpoilt("cudaStreamSynchronize");
+    const int64_t faulty = Setting("OPTSERVE_EMULATOR_FAULT", 0);
+    if (index_ == 1 && faulty > 0 && ++num_synchronized_ == faulty) {
+      Note(trail_.Any(), "waiting", 700, "cudaErrorIllegalAddress, an illegal memory access was encountered");
+    }
+    if (error_.empty()) trail_.Clear();
+    return error_;
+  }
+
+ private:
+  static constexpr size_t kHeader = 256;
+
+  // Whether a graph is being captured, which `call` is not allowed then.
+  bool IsSpoilt(const char* call) {
+    if (stream_.captured == nullptr) return false;
+    Note(trail_.Last(), call, 900,
+         "cudaErrorStreamCaptureUnsupported, operation not permitted when stream is capturing");
+    return true;
+  }
+  // The words of cuda_device.cc.
+  void Note(const std::string& op, const char* call, int code, const char* words) {
+    if (!error_.empty()) return;
+    error_ = (op.empty() ? "" : op + ": ") + call + " failed: error " + std::to_string(code) + ", " + words;
+  }
+  void Copy(void* dst, const void* src, size_t bytes) {
+    ++emulator::totals().copies;
+    if (!IsSpoilt("cudaMemcpyAsync")) std::memcpy(dst, src, bytes);
+  }
+
+  static void Multiply(const GemmCall& c) {
     std::vector<float> x(static_cast<size_t>(c.depth));
     for (int64_t row = 0; row < c.rows; ++row) {
       for (int64_t k = 0; k < c.depth; ++k) x[k] = ToF32(c.x[row * c.x_stride + k]);
@@ -86,20 +165,14 @@ class EmulatedDevice final : public CudaDevice {
     }
   }
 
-  std::string Synchronize() override {
-    ++num_synchronized_;
-    if (index_ == 1 && num_synchronized_ == Setting("OPTSERVE_EMULATOR_FAULT", 0)) has_failed_ = true;
-    return has_failed_ ? "step failed: error 700, cudaErrorIllegalAddress, an illegal memory access" : "";
-  }
-
- private:
-  static constexpr size_t kHeader = 256;
-
   const int index_;
   const DeviceInfo info_;
   int64_t free_;
-  int64_t num_synchronized_ = 0;
-  bool has_failed_ = false;
+  int64_t num_synchronized_ = 0;  // since a fault was asked for
+  OpTrail trail_;
+  std::string error_;  // the first one stays
+  mutable emulator::Stream stream_;
+  std::vector<emulator::Queued> captured_;
 };
 
 }  // namespace

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <source_location>
 #include <stdexcept>
 #include <string>
@@ -55,6 +57,30 @@ struct Thread {
   int warp = 0;
 };
 extern constinit thread_local Thread* current;
+
+// A device's queue. Work runs when it is queued; while the queue captures, it is kept instead, with copies of a
+// kernel's parameters.
+struct Queued {
+  const void* kernel = nullptr;  // nullptr: a matrix product
+  std::function<void()> run;
+};
+struct Stream {
+  std::vector<Queued>* captured = nullptr;  // while it captures
+};
+// On `stream`, a Stream; nullptr: at once.
+void Queue(void* stream, const void* kernel, std::function<void()> run);
+
+// What the devices of this process were asked for, all together, since it began.
+struct Totals {
+  std::atomic<int64_t> launches = 0;  // kernels and products, those of graphs not among them
+  std::atomic<int64_t> graph_launches = 0;
+  std::atomic<int64_t> allocations = 0;
+  std::atomic<int64_t> copies = 0;  // between host and device
+  std::atomic<int64_t> synchronisations = 0;
+  // Kernels in the order of their launches, while a test wants them, which has a single device then.
+  std::vector<const void*>* log = nullptr;
+};
+Totals& totals();
 
 void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), void* closure, size_t closure_bytes);
 

@@ -530,6 +530,23 @@ void AsyncCopyWait(int groups_left) {
 
 // ---------------------------------------------------------------- launch
 
+Totals& totals() {
+  static Totals all;
+  return all;
+}
+
+void Queue(void* stream, const void* kernel, std::function<void()> run) {
+  if (stream != nullptr) {
+    if (std::vector<Queued>* captured = static_cast<Stream*>(stream)->captured; captured != nullptr) {
+      captured->push_back({kernel, std::move(run)});
+      return;
+    }
+    ++totals().launches;
+    if (totals().log != nullptr) totals().log->push_back(kernel);
+  }
+  run();
+}
+
 void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), void* closure, size_t closure_bytes) {
   std::unique_lock lock(mutex(), std::defer_lock);
   if (IsCheckBuild()) lock.lock();  // one record of accesses for all

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -150,6 +151,27 @@ TEST_F(CudaAttentionTest, DecodeOfMoreSequencesThanThereAreCounters) {
   Data data = MakeData({{200, 1}, {3, 1}, {129, 1}, {140, 1}, {256, 1}}, 2, 64, 16);
   Expect(data, /*decode=*/true);
   ctx_.counters = own;
+}
+
+// In a captured step: a sequence of nobody among others, and pieces planned for contexts that are not there.
+TEST_F(CudaAttentionTest, DecodeFillsRowsOfNobodyWithZeros) {
+  for (const int64_t head_size : {64, 80, 128}) {
+    Data data = MakeData({{3, 1}, {150, 1}, {1, 1}}, 2, head_size, 16);
+    Data with_nobody = MakeData({{3, 1}, {150, 1}, {1, 1}}, 2, head_size, 16);
+    const int32_t none = 0;
+    std::memcpy(with_nobody.lens.host().as<int32_t>() + 2, &none, sizeof(none));
+    with_nobody.lens.Upload();
+    cuda::PagedDecode(ctx_, data.device);
+    with_nobody.device.max_context_len = 160;
+    cuda::PagedDecode(ctx_, with_nobody.device);
+    data.out.Download(), with_nobody.out.Download();
+    for (int64_t i = 0; i < 2 * head_size; ++i) {
+      for (const int64_t t : {0, 1}) {
+        ASSERT_EQ(reference::At(with_nobody.out.host(), t, i), reference::At(data.out.host(), t, i));
+      }
+      ASSERT_EQ(reference::At(with_nobody.out.host(), 2, i), 0.0);
+    }
+  }
 }
 
 TEST_F(CudaAttentionTest, ADecodingSequenceHasTheSameBitsInAnyBatch) {

@@ -57,6 +57,20 @@ TEST_F(CudaNormTest, LargeMeansAndTinyVariances) {
   }
 }
 
+TEST_F(CudaNormTest, KeepsARoundedCopy) {
+  Mirror x = Make(DType::kF32, 3, 300, 2), copy = Make(DType::kF16, 3, 300, 5), rounded = Make(DType::kF16, 3, 300);
+  x.Randomize(1), copy.Randomize(2);
+  cuda::LayerNorm(ctx_, {.out = rounded.device(), .x = x.device()});
+  cuda::LayerNorm(ctx_, {.out = x.device(), .x = x.device(), .copy = copy.device()});
+  x.Download(), copy.Download(), rounded.Download();
+  for (int64_t t = 0; t < 3; ++t) {
+    for (int64_t i = 0; i < 300; ++i) {
+      ASSERT_EQ(reference::At(copy.host(), t, i), reference::At(rounded.host(), t, i));
+      ASSERT_NEAR(reference::At(x.host(), t, i), reference::At(copy.host(), t, i), 2e-3);
+    }
+  }
+}
+
 TEST_F(CudaNormTest, AddsBiasAndResidual) {
   for (const int64_t width : {1, 300}) {
     for (const bool has_bias : {true, false}) {

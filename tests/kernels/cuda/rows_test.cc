@@ -51,9 +51,9 @@ TEST_F(CudaRowsTest, KeysAndValuesGoToTheirSlots) {
     const int64_t head_size = heads == 3 ? 16 : 80;
     Mirror k_cache = Make(DType::kF16, kBlocks, heads * kBlock * head_size);
     Mirror v_cache = Make(DType::kF16, kBlocks, heads * kBlock * head_size);
-    Mirror k = Make(DType::kF16, 4, heads * head_size, 8), v = Make(DType::kF16, 4, heads * head_size, 16);
+    Mirror k = Make(DType::kF16, 5, heads * head_size, 8), v = Make(DType::kF16, 5, heads * head_size, 16);
     k_cache.Randomize(1), v_cache.Randomize(2), k.Randomize(3), v.Randomize(4);
-    const std::vector<int32_t> slots = {19, 0, 7, 13};
+    const std::vector<int32_t> slots = {19, 0, -1, 7, 13};  // the third is stored nowhere
     Mirror slot_ids = Ids(slots);
     const auto expected = [&](const Mirror& cache, const Mirror& rows) {
       std::vector<double> all;
@@ -61,6 +61,7 @@ TEST_F(CudaRowsTest, KeysAndValuesGoToTheirSlots) {
         for (int64_t i = 0; i < cache.host().dims[1]; ++i) all.push_back(reference::At(cache.host(), p, i));
       }
       for (size_t t = 0; t < slots.size(); ++t) {
+        if (slots[t] < 0) continue;
         for (int64_t h = 0; h < heads; ++h) {
           for (int64_t d = 0; d < head_size; ++d) {
             const int64_t at = ((slots[t] / kBlock * heads + h) * kBlock + slots[t] % kBlock) * head_size + d;
