@@ -239,6 +239,9 @@ constexpr ServerOption kOptions[] = {
     EngineNumber<&EngineConfig::steps_in_flight, 1, 2>(
         "steps-in-flight",
         "2: plan a step while another one runs; pays where a step takes less than some milliseconds"),
+    EngineNumber<&EngineConfig::cuda_graph_batch, 0, 1 << 16>(
+        "cuda-graph-batch",
+        "on GPUs: up to so many answers, a step of theirs is one CUDA graph, captured at start; 0: none"),
     EngineNumber<&EngineConfig::batch_step_tokens, 0, 1 << 20>(
         "batch-step-tokens", "up to so many tokens, requests of the batch lane join the steps of others"),
     {"no-prefix-cache", "", "compute prompts that begin alike each time anew", kOfEngine,

@@ -31,6 +31,9 @@ class Communicator {
   // AllReduceSum adds up over a binary tree of ranks, ((0 + 1) + (2 + 3)) + ..., which deterministic_tp builds on.
   virtual bool sums_as_tree() const = 0;
 
+  // Its calls may come between the backend's BeginCapture and EndCapture: they run on the device alone.
+  virtual bool can_capture() const { return size() == 1; }
+
   virtual absl::Status Check() = 0;  // dead peer or asynchronous error; asked once a step
 
   // The group is at its end: every rank returns from its collective, and from all later ones, at once and without a

@@ -1,4 +1,7 @@
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -8,6 +11,7 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/comm/communicator.h"
 #include "engine/executor/executor.h"
+#include "engine/executor/gpu_memory_plan.h"
 #include "engine/executor/kv_pool_size.h"
 #include "engine/executor/load_problems.h"
 #include "engine/executor/overlapped_executor.h"
@@ -48,10 +52,10 @@ class LocalExecutor final : public Executor {
     OPTSERVE_RETURN_IF_ERROR(MakeRanks(tensors));
     OPTSERVE_RETURN_IF_ERROR(LoadWeights(tensors, progress));
 
-    const int64_t max_model_len = MaxModelLen(config_, model_config_);
-    const int64_t max_tokens = MaxTokensOfStep(config_);
-    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizePool(max_model_len, max_tokens));
-    for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, max_tokens));
+    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizePool());
+    const StepLimits limits = LimitsOf(config_, model_config_);
+    for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, limits));
+    OPTSERVE_RETURN_IF_ERROR(CaptureGraphs());
 
     demand_.emplace(MakeDemandModel(config_, model_config_, tensors));
     return MakeStartResult(config_, model_config_, tensors, kv);
@@ -104,31 +108,63 @@ class LocalExecutor final : public Executor {
         backend.info().name, needed, free_bytes, needed - free_bytes, size);
   }
 
-  absl::StatusOr<KvBudget> SizePool(int64_t max_model_len, int64_t max_tokens) {
-    KvCache::Shape shape{.num_layers = model_config_.num_layers,
-                         .num_heads = model_config_.num_heads,
-                         .head_size = model_config_.head_size()};
+  absl::StatusOr<KvBudget> SizePool() {
     if (config_.device != DeviceChoice::kCuda) {
-      return SizeKvPool(config_, max_model_len, KvCache::BytesPerToken(shape), AvailableMemoryBytes());
+      const KvCache::Shape shape{.num_layers = model_config_.num_layers,
+                                 .num_heads = model_config_.num_heads,
+                                 .head_size = model_config_.head_size()};
+      return SizeKvPool(config_, MaxModelLen(config_, model_config_), KvCache::BytesPerToken(shape),
+                        AvailableMemoryBytes());
     }
-    // What a rank takes later: activations, and a reserve for step inputs and for what the driver rounds up.
-    constexpr int64_t kReserve = int64_t{128} << 20;
-    shape.num_heads /= config_.tensor_parallel_size;
-    shape.dtype = ranks_[0].backend().info().activation_dtype;
-    const int64_t activations = OptModel::ActivationBytes(model_config_, config_.tensor_parallel_size,
-                                                          config_.deterministic_tp, max_tokens, shape.dtype);
-    int64_t free_bytes = ranks_[0].backend().FreeBytes();
-    for (RankWorker& rank : ranks_) free_bytes = std::min(free_bytes, rank.backend().FreeBytes());
-    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizeDeviceKvPool(config_, max_model_len, KvCache::BytesPerToken(shape),
-                                                                  free_bytes - activations - kReserve));
-    Log(LogFormat::kText)
-        .Info("gpu_memory_planned",
-              {{"free_after_weights", free_bytes},
-               {"activations", activations},
-               {"kv_cache", int64_t{kv.num_blocks} * kv.block_size * KvCache::BytesPerToken(shape)},
-               {"kv_tokens", int64_t{kv.num_blocks} * kv.block_size},
-               {"reserve", kReserve}});
-    return kv;
+    size_t fullest = 0;
+    for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+      free_bytes_[rank].loaded = ranks_[rank].backend().FreeBytes();
+      if (free_bytes_[rank].loaded < free_bytes_[fullest].loaded) fullest = rank;
+    }
+    const Backend& backend = ranks_[fullest].backend();
+    const DeviceInfo& info = backend.info();
+    OPTSERVE_ASSIGN_OR_RETURN(const PlannedGpu planned,
+                              PlanGpuMemory(config_, model_config_,
+                                            {.rank = static_cast<int>(fullest),
+                                             .total = info.memory_bytes,
+                                             .workspace = backend.workspace_bytes(),
+                                             .free = free_bytes_[fullest],
+                                             .activation_dtype = info.activation_dtype,
+                                             .with_graphs = ranks_[0].WhyNoGraphs().empty()}));
+    LogGpuMemoryPlan(planned);
+    return planned.kv;
+  }
+
+  // The decode steps that are replayed as graphs; on the CPU there are none.
+  absl::Status CaptureGraphs() {
+    const std::vector<int64_t> batches = GraphBatchesOf(config_, model_config_);
+    if (config_.device != DeviceChoice::kCuda || batches.empty()) return absl::OkStatus();
+    const Log log(LogFormat::kText);
+    if (const std::string why_not = ranks_[0].WhyNoGraphs(); !why_not.empty()) {
+      log.Info("no_graphs", {{"why", why_not}});
+      return absl::OkStatus();
+    }
+    const int64_t free_before = ranks_[0].backend().FreeBytes();
+    OPTSERVE_RETURN_IF_ERROR(OnAllRanks([&](RankWorker& rank) {
+      absl::Status status = rank.CaptureGraphs(batches);
+      if (!status.ok()) rank.comm().Abort(status);  // the others may wait for it
+      return status;
+    }));
+    const auto& graphs = ranks_[0].graphs().entries();
+    log.Info("graphs_captured", {{"batches", fmt::format("{}", fmt::join(batches, " "))},
+                                 {"launches_of_smallest", graphs.front().graph->num_launches()},
+                                 {"launches_of_largest", graphs.back().graph->num_launches()},
+                                 {"bytes", free_before - ranks_[0].backend().FreeBytes()}});
+    return absl::OkStatus();
+  }
+
+  // Each on its own thread: they wait for each other.
+  absl::Status OnAllRanks(const std::function<absl::Status(RankWorker&)>& call) {
+    if (ranks_.size() == 1) return call(ranks_[0]);
+    std::vector<absl::Status> results(ranks_.size());
+    threads_->RunOnAll([&](int rank) { results[rank] = call(ranks_[rank]); });
+    for (absl::Status& status : results) OPTSERVE_RETURN_IF_ERROR(std::move(status));
+    return absl::OkStatus();
   }
 
   absl::Status MakeRanks(const OptTensors& tensors) {
@@ -146,6 +182,7 @@ class LocalExecutor final : public Executor {
                                              .index = config_.first_device + rank,
                                              .num_threads = std::max(1, threads)}));
       if (cuda) OPTSERVE_RETURN_IF_ERROR(CheckFits(*backend, tensors));
+      free_bytes_.push_back({.opened = backend->FreeBytes()});
       group.push_back(backend.get());
       backends.push_back(std::move(backend));
     }
@@ -157,6 +194,7 @@ class LocalExecutor final : public Executor {
           "--deterministic-tp is set, but ranks add up by {}, in an order of its own; leave it out", joined.how);
     }
     for (int rank = 0; rank < num_ranks; ++rank) {
+      free_bytes_[rank].joined = backends[rank]->FreeBytes();
       ranks_.emplace_back(model_config_, std::move(backends[rank]), std::move(joined.ranks[rank]),
                           config_.deterministic_tp);
     }
@@ -192,11 +230,7 @@ class LocalExecutor final : public Executor {
   }
 
   absl::Status LoadRanks(const OptTensors& tensors, const LoadOptions& options) {
-    if (ranks_.size() == 1) return ranks_[0].LoadWeights(tensors, options);
-    std::vector<absl::Status> loaded(ranks_.size());
-    threads_->RunOnAll([&](int rank) { loaded[rank] = ranks_[rank].LoadWeights(tensors, options); });
-    for (absl::Status& status : loaded) OPTSERVE_RETURN_IF_ERROR(std::move(status));
-    return absl::OkStatus();
+    return OnAllRanks([&](RankWorker& rank) { return rank.LoadWeights(tensors, options); });
   }
 
   EngineConfig config_;
@@ -204,6 +238,7 @@ class LocalExecutor final : public Executor {
   std::optional<CostModel> demand_;         // of model_config_, once started
   std::unique_ptr<Checkpoint> checkpoint_;  // outlives the ranks, whose weights are views of it
   std::vector<RankWorker> ranks_;
+  std::vector<GpuFreeBytes> free_bytes_;  // by rank
   DrawnTokens drawn_;
   std::vector<absl::StatusOr<StepResult>> results_;
   std::unique_ptr<ThreadPool> threads_;

@@ -116,7 +116,8 @@ class MpiRank {
   }
 
   absl::Status Allocate(int32_t num_blocks) {
-    return worker_->Allocate({.num_blocks = num_blocks, .block_size = config_.block_size}, MaxTokensOfStep(config_));
+    return worker_->Allocate({.num_blocks = num_blocks, .block_size = config_.block_size},
+                             LimitsOf(config_, model_config_));
   }
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/executor/decode_graphs.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "kernels/backend.h"
@@ -64,8 +65,15 @@ int64_t MaxModelLen(const EngineConfig& config, const OptConfig& model) {
   return config.max_model_len > 0 ? config.max_model_len : model.max_positions;
 }
 
-int64_t MaxTokensOfStep(const EngineConfig& config) {
-  return std::max(config.max_num_batched_tokens, config.max_num_seqs);
+StepLimits LimitsOf(const EngineConfig& config, const OptConfig& model) {
+  return {.max_tokens = std::max(config.max_num_batched_tokens, config.max_num_seqs),
+          .max_sequences = config.max_num_seqs,
+          .max_context = MaxModelLen(config, model),
+          .block_size = config.block_size};
+}
+
+std::vector<int64_t> GraphBatchesOf(const EngineConfig& config, const OptConfig& model) {
+  return GraphBatches(std::min<int64_t>(config.cuda_graph_batch, LimitsOf(config, model).max_samples()));
 }
 
 StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,

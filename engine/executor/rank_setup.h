@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/config.h"
 #include "engine/executor/executor.h"
+#include "engine/executor/step_inputs.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_config.h"
 #include "engine/model/opt_weights.h"
@@ -21,7 +23,10 @@ namespace optserve {
 absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config);
 
 int64_t MaxModelLen(const EngineConfig& config, const OptConfig& model);
-int64_t MaxTokensOfStep(const EngineConfig& config);
+StepLimits LimitsOf(const EngineConfig& config, const OptConfig& model);
+
+// The batches whose decode steps are to be captured as graphs.
+std::vector<int64_t> GraphBatchesOf(const EngineConfig& config, const OptConfig& model);
 
 StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,
                             const KvBudget& kv);

@@ -4,11 +4,13 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/comm/communicator.h"
+#include "engine/executor/decode_graphs.h"
 #include "engine/executor/executor.h"
 #include "engine/executor/step_clock.h"
 #include "engine/executor/step_inputs.h"
@@ -38,8 +40,17 @@ class RankWorker {
   // `tensors` and the checkpoint behind them outlive the worker.
   absl::Status LoadWeights(const OptTensors& tensors, const LoadOptions& options = {});
 
-  // Takes the memory of the KV cache and of steps up to max_tokens tokens. ResourceExhausted names the shortfall.
-  absl::Status Allocate(const KvBudget& kv, int64_t max_tokens);
+  // Bytes that a rank takes for the inputs and results of steps within the limits.
+  static int64_t StepBytes(const StepLimits& limits);
+
+  // Takes the memory of the KV cache and of steps within the limits. ResourceExhausted names the shortfall.
+  absl::Status Allocate(const KvBudget& kv, const StepLimits& limits);
+
+  // Why this rank's decode steps cannot be kept as graphs; empty if they can.
+  std::string WhyNoGraphs() const;
+  // Captures a graph for each of `batches`, after a step of that shape. After Allocate; all ranks of the group at once.
+  absl::Status CaptureGraphs(std::span<const int64_t> batches);
+  const DecodeGraphs& graphs() const { return graphs_; }
 
   // Runs the plan; `drawn` has what the step before it drew. The result is empty on all ranks but 0. Its demand is left
   // to the caller.
@@ -52,20 +63,23 @@ class RankWorker {
   Communicator& comm() const { return *comm_; }
 
  private:
-  // Results of one tile of logits, in the backend's memory and, after CopyOut, on the host.
-  struct TileResults {
-    TensorView ids;           // [kLogitTile] i32
-    TensorView logprobs;      // [kLogitTile] f32
-    TensorView finite;        // [kLogitTile] i32
-    TensorView top_ids;       // [kLogitTile, kMaxTopLogprobs] i32
-    TensorView top_logprobs;  // [kLogitTile, kMaxTopLogprobs] f32
+  // What is read back of R rows, the most seldom wanted last; in the backend's memory and, after ReadBack, on the host.
+  struct RowResults {
+    TensorView ids;           // [R] i32
+    TensorView logprobs;      // [R] f32
+    TensorView finite;        // [R] i32
+    TensorView top_ids;       // [R, kMaxTopLogprobs] i32
+    TensorView top_logprobs;  // [R, kMaxTopLogprobs] f32
   };
+  static RowResults LayOut(void* memory, int64_t num_rows);
 
   void ZeroBlocks(std::span<const int32_t> blocks);
   absl::Status InjectFaults(const StepPlan& plan);  // in test builds only
-  absl::Status SampleRows(int64_t begin, int64_t count, StepResult& result);
+  void Compute();
+  void SampleRows();
+  absl::Status ReadSamples(StepResult& result);
   absl::Status ScoreRows(int64_t begin, int64_t count, StepResult& result);
-  absl::Status ReadBack();
+  absl::Status ReadBack(int64_t num_rows, bool with_top);
   TokenScore ScoreAt(int64_t row, int32_t id, int32_t num_top) const;
 
   OptConfig config_;
@@ -74,15 +88,15 @@ class RankWorker {
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Communicator> comm_;
   OptWeights weights_;
-  int32_t block_size_ = 0;
+  StepLimits limits_;
   std::optional<KvCache> kv_;
   std::optional<OptModel> model_;
   StepInputs inputs_;
+  DecodeGraphs graphs_;
 
-  std::unique_ptr<Buffer> result_memory_;
-  TileResults device_;
+  std::unique_ptr<Buffer> result_memory_;  // of rank 0
   std::vector<std::byte> host_memory_;
-  TileResults host_;
+  RowResults host_;  // of the rows that were read last
 };
 
 }  // namespace optserve

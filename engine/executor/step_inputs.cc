@@ -7,29 +7,70 @@
 
 namespace optserve {
 
-absl::Status StepInputs::Set(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size, Backend& backend) {
+namespace {
+
+constexpr size_t kAlignment = 64;
+// Of logit_bias and suppressed ids: what steps are planned with for each sequence. A request may have more.
+constexpr int64_t kListEntries = 1024;
+
+static_assert(sizeof(TokenCount) == 2 * sizeof(int32_t) && sizeof(LogitBias) == 2 * sizeof(int32_t));
+
+}  // namespace
+
+int64_t StepInputs::PlannedBytes(const StepLimits& limits) {
+  const int64_t sequences = limits.max_sequences, samples = limits.max_samples();
+  constexpr int64_t kWord = sizeof(int32_t);
+  // Ids, positions, slots; rows of logits and their targets.
+  int64_t bytes = limits.max_tokens * 5 * kWord;
+  // Tables, lengths, starts of queries, copies.
+  bytes += sequences * (limits.max_blocks() + 5) * kWord;
+  bytes += samples * (static_cast<int64_t>(sizeof(SampleRow)) + 2 * (limits.max_context + kListEntries) * kWord);
+  constexpr int64_t kArrays = 14;
+  return bytes + kArrays * static_cast<int64_t>(kAlignment);
+}
+
+absl::Status StepInputs::Plan(const StepLimits& limits, Backend& backend) {
+  OPTSERVE_ASSIGN_OR_RETURN(planned_, backend.Allocate(static_cast<size_t>(PlannedBytes(limits))));
+  return absl::OkStatus();
+}
+
+absl::Status StepInputs::Set(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size, Backend& backend,
+                             const FixedShape& shape) {
   used_ = 0;
   num_tokens = static_cast<int64_t>(plan.token_ids.size());
   num_sequences = static_cast<int64_t>(plan.slices.size());
   num_decode = plan.num_decode;
-  PackTokens(plan, drawn, block_size);
-  PackAttention(plan);
-  PackLogitRows(plan);
-  PackSampling(plan);
-
-  if (memory_ == nullptr || memory_->size() < used_) {
-    memory_.reset();  // the old one first: both need not fit
-    OPTSERVE_ASSIGN_OR_RETURN(memory_, backend.Allocate(staging_.size()));
+  if (shape.rows > 0) {
+    OPTSERVE_CHECK(num_decode == num_sequences && num_decode <= shape.rows)
+        << num_decode << " of " << num_sequences << " sequences decode, in " << shape.rows << " rows";
+    num_tokens = num_sequences = num_decode = shape.rows;
   }
-  backend.CopyIn(MakeView(memory_->data(), DType::kI32, static_cast<int64_t>(used_ / sizeof(int32_t))),
-                 staging_.data());
+  PackTokens(plan, drawn, block_size);
+  PackAttention(plan, block_size, shape);
+  PackLogitRows(plan, shape);
+  PackSampling(plan);
+  OPTSERVE_RETURN_IF_ERROR(ChooseMemory(backend));
+  backend.CopyIn(MakeView(base_, DType::kI32, static_cast<int64_t>(used_ / sizeof(int32_t))), staging_.data());
   SetViews();
+  return absl::OkStatus();
+}
+
+absl::Status StepInputs::ChooseMemory(Backend& backend) {
+  if (planned_ != nullptr && planned_->size() >= used_) {
+    grown_.reset();
+    base_ = static_cast<std::byte*>(planned_->data());
+    return absl::OkStatus();
+  }
+  if (grown_ == nullptr || grown_->size() < used_) {
+    grown_.reset();  // the old one first: both need not fit
+    OPTSERVE_ASSIGN_OR_RETURN(grown_, backend.Allocate(staging_.size()));
+  }
+  base_ = static_cast<std::byte*>(grown_->data());
   return absl::OkStatus();
 }
 
 template <typename T>
 StepInputs::Packed<T> StepInputs::Reserve(int64_t size) {
-  constexpr size_t kAlignment = 64;
   const Packed<T> array{used_, size};
   used_ += (static_cast<size_t>(size) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
   if (staging_.size() < used_) staging_.resize(used_ * 2);
@@ -44,7 +85,7 @@ void StepInputs::PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int3
                  [&](int32_t id) { return drawn.Resolve(id); });
   int32_t* position = Staged(packed_positions_);
   int32_t* slot = Staged(packed_slots_);
-  const int32_t* const end = position + num_tokens;
+  const int32_t* const end = position + plan.token_ids.size();
   for (const SequenceSlice& slice : plan.slices) {
     OPTSERVE_CHECK(slice.num_tokens >= 1 && position + slice.num_tokens <= end) << "step " << plan.step;
     OPTSERVE_CHECK(int64_t{slice.context_len()} <= static_cast<int64_t>(slice.block_table.size()) * block_size)
@@ -56,6 +97,10 @@ void StepInputs::PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int3
     }
   }
   OPTSERVE_CHECK(position == end) << "step " << plan.step << " has tokens of no slice";
+  for (auto t = static_cast<int64_t>(plan.token_ids.size()); t < num_tokens; ++t) {
+    Staged(packed_token_ids_)[t] = Staged(packed_positions_)[t] = 0;
+    Staged(packed_slots_)[t] = -1;
+  }
 
   const auto num_copies = static_cast<int64_t>(plan.block_copies.size());
   packed_copy_src_ = Reserve<int32_t>(num_copies);
@@ -66,9 +111,9 @@ void StepInputs::PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int3
   }
 }
 
-void StepInputs::PackAttention(const StepPlan& plan) {
-  blocks_per_table_ = 0;
-  for (const SequenceSlice& slice : plan.slices) {
+void StepInputs::PackAttention(const StepPlan& plan, int32_t block_size, const FixedShape& shape) {
+  blocks_per_table_ = shape.blocks;
+  for (const SequenceSlice& slice : plan.slices) {  // at most the shape's, see below
     blocks_per_table_ = std::max(blocks_per_table_, static_cast<int64_t>(slice.block_table.size()));
   }
   packed_block_tables_ = Reserve<int32_t>(num_sequences * blocks_per_table_);
@@ -79,7 +124,8 @@ void StepInputs::PackAttention(const StepPlan& plan) {
   int32_t* decode_start = Staged(packed_decode_starts_);
   int32_t* prefill_start = Staged(packed_prefill_starts_);
   *decode_start = *prefill_start = 0;
-  for (int64_t i = 0; i < num_sequences; ++i) {
+  const auto num_slices = static_cast<int64_t>(plan.slices.size());
+  for (int64_t i = 0; i < num_slices; ++i) {
     const SequenceSlice& slice = plan.slices[i];
     int32_t* table = Staged(packed_block_tables_) + i * blocks_per_table_;
     int32_t* const rest = std::copy(slice.block_table.begin(), slice.block_table.end(), table);
@@ -89,6 +135,8 @@ void StepInputs::PackAttention(const StepPlan& plan) {
       OPTSERVE_CHECK(slice.num_tokens == 1) << "slice " << i << " is no decode";
       decode_start[1] = decode_start[0] + 1;
       ++decode_start;
+      OPTSERVE_CHECK(shape.rows == 0 || static_cast<int64_t>(slice.block_table.size()) <= shape.blocks)
+          << slice.block_table.size() << " blocks in " << shape.blocks;
       max_decode_context = std::max(max_decode_context, slice.context_len());
     } else {
       prefill_start[1] = prefill_start[0] + slice.num_tokens;
@@ -96,9 +144,17 @@ void StepInputs::PackAttention(const StepPlan& plan) {
       max_prefill_context = std::max(max_prefill_context, slice.context_len());
     }
   }
+  for (int64_t i = num_slices; i < num_sequences; ++i) {
+    int32_t* table = Staged(packed_block_tables_) + i * blocks_per_table_;
+    std::fill(table, table + blocks_per_table_, 0);
+    Staged(packed_context_lens_)[i] = 0;
+    decode_start[1] = decode_start[0] + 1;
+    ++decode_start;
+  }
+  if (shape.rows > 0) max_decode_context = static_cast<int32_t>(shape.blocks * block_size);
 }
 
-void StepInputs::PackLogitRows(const StepPlan& plan) {
+void StepInputs::PackLogitRows(const StepPlan& plan, const FixedShape& shape) {
   sampled_slices.clear();
   num_top.clear();
   score_rows.clear();
@@ -112,12 +168,15 @@ void StepInputs::PackLogitRows(const StepPlan& plan) {
       score_rows.push_back({.slice = i, .target = target, .num_top = slice.num_score_logprobs});
     }
   }
-  num_samples = static_cast<int64_t>(sampled_slices.size());
+  OPTSERVE_CHECK(shape.rows == 0 || (sampled_slices.size() == plan.slices.size() && score_rows.empty()))
+      << "step " << plan.step << " does not only decode";
+  num_samples = shape.rows > 0 ? shape.rows : static_cast<int64_t>(sampled_slices.size());
   const auto num_scores = static_cast<int64_t>(score_rows.size());
   packed_logit_rows_ = Reserve<int32_t>(num_samples + num_scores);
   packed_targets_ = Reserve<int32_t>(num_scores);
   int32_t* sampled = Staged(packed_logit_rows_);
   int32_t* scored = sampled + num_samples;
+  for (int64_t i = std::ssize(sampled_slices); i < num_samples; ++i) sampled[i] = static_cast<int32_t>(i);
   int32_t first_token = 0;
   for (const SequenceSlice& slice : plan.slices) {
     if (slice.wants_sample) *sampled++ = first_token + slice.num_tokens - 1;
@@ -137,11 +196,15 @@ void StepInputs::PackSampling(const StepPlan& plan) {
     num_suppressed += static_cast<int64_t>(plan.slices[i].suppressed.size());
   }
   packed_sample_rows_ = Reserve<SampleRow>(num_samples);
-  packed_counts_ = Reserve<TokenCount>(num_counts);
-  packed_bias_ = Reserve<LogitBias>(num_bias);
-  packed_suppressed_ = Reserve<int32_t>(num_suppressed);
-  int32_t count = 0, bias_at = 0, suppressed_at = 0;
-  for (int64_t r = 0; r < num_samples; ++r) {
+  packed_lists_ = Reserve<int32_t>(2 * num_counts + 2 * num_bias + num_suppressed);
+  auto* const counts_list = reinterpret_cast<TokenCount*>(Staged(packed_lists_));
+  auto* const bias_list = reinterpret_cast<LogitBias*>(Staged(packed_lists_));
+  int32_t* const suppressed_list = Staged(packed_lists_);
+  int32_t count = 0;
+  auto bias_at = static_cast<int32_t>(num_counts);
+  auto suppressed_at = static_cast<int32_t>(2 * (num_counts + num_bias));
+  std::fill_n(Staged(packed_sample_rows_), num_samples, SampleRow{.temperature = 0.0f});
+  for (int64_t r = 0; r < std::ssize(sampled_slices); ++r) {
     const SequenceSlice& slice = plan.slices[sampled_slices[r]];
     const SamplingParams& s = slice.sampling;
     SampleRow row{.temperature = s.temperature,
@@ -160,9 +223,9 @@ void StepInputs::PackSampling(const StepPlan& plan) {
                   .counts_begin = count,
                   .bias_begin = bias_at,
                   .suppressed_begin = suppressed_at};
-    for (const SeenToken& seen : slice.seen) Staged(packed_counts_)[count++] = {seen.id, seen.generated};
-    for (const auto& [id, value] : s.logit_bias) Staged(packed_bias_)[bias_at++] = {id, value};
-    for (const int32_t id : slice.suppressed) Staged(packed_suppressed_)[suppressed_at++] = id;
+    for (const SeenToken& seen : slice.seen) counts_list[count++] = {seen.id, seen.generated};
+    for (const auto& [id, value] : s.logit_bias) bias_list[bias_at++] = {id, value};
+    for (const int32_t id : slice.suppressed) suppressed_list[suppressed_at++] = id;
     row.counts_end = count;
     row.bias_end = bias_at;
     row.suppressed_end = suppressed_at;
@@ -183,9 +246,9 @@ void StepInputs::SetViews() {
   logit_rows = View(packed_logit_rows_);
   targets = View(packed_targets_);
   sample_rows = OnDevice(packed_sample_rows_);
-  counts = OnDevice(packed_counts_);
-  bias = OnDevice(packed_bias_);
-  suppressed = OnDevice(packed_suppressed_);
+  suppressed = OnDevice(packed_lists_);
+  counts = reinterpret_cast<const TokenCount*>(suppressed);
+  bias = reinterpret_cast<const LogitBias*>(suppressed);
 }
 
 }  // namespace optserve

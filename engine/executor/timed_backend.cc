@@ -15,6 +15,7 @@ class TimedBackend final : public Backend {
   const DeviceInfo& info() const override { return backend_->info(); }
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
   int64_t FreeBytes() override { return backend_->FreeBytes(); }
+  int64_t workspace_bytes() const override { return backend_->workspace_bytes(); }
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override { return backend_->LoadWeight(host); }
   absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) override {
     return backend_->LoadRows(shape, read);
@@ -32,6 +33,11 @@ class TimedBackend final : public Backend {
     return backend_->LinkPeers(ranks, options);
   }
   CudaDevice* cuda_device() override { return backend_->cuda_device(); }
+
+  bool can_capture() const override { return backend_->can_capture(); }
+  void BeginCapture() override { backend_->BeginCapture(); }
+  absl::StatusOr<std::unique_ptr<OpGraph>> EndCapture() override { return backend_->EndCapture(); }
+  void Launch(const OpGraph& graph) override { backend_->Launch(graph); }
 
   void Embedding(const EmbeddingParams& p) override { Run(StepPhase::kKernels, &Backend::Embedding, p); }
   void PositionEmbedding(const PositionEmbeddingParams& p) override {
@@ -83,6 +89,7 @@ class TimedCommunicator final : public Communicator {
     comm_->AllReduceAddNorm(add, norm, backend);
   }
   bool sums_as_tree() const override { return comm_->sums_as_tree(); }
+  bool can_capture() const override { return comm_->can_capture(); }
   void AllGather(const TensorView& shard, const TensorView& all) override {
     const StepClock::Scope scope(clock_, phase_);
     comm_->AllGather(shard, all);

@@ -88,20 +88,38 @@ absl::Status OptModel::AllocateActivations(int64_t max_tokens) {
   return absl::OkStatus();
 }
 
-void OptModel::Forward(const StepInputs& in) {
-  const TensorView x = activations_.x.Rows(0, in.num_tokens);
+void OptModel::CopyBlocks(const StepInputs& in) {
   for (int32_t layer = 0; in.copy_src.dims[0] > 0 && layer < config_.num_layers; ++layer) {
     backend_->CopyBlocks(
         {.k_cache = kv_->keys(layer), .v_cache = kv_->values(layer), .src = in.copy_src, .dst = in.copy_dst});
   }
+}
+
+void OptModel::Forward(const StepInputs& in) {
+  const TensorView x = activations_.x.Rows(0, in.num_tokens);
   Embed(in, x);
-  // What a layer's halves read: with pre-LN the norm of x, which the half before has made; else x.
-  const TensorView h = config_.layer_norm_first ? activations_.h.Rows(0, in.num_tokens) : x;
-  if (config_.layer_norm_first) Norm(weights_.layers[0].attn_norm, x, h);
+  if (config_.layer_norm_first) backend_->LayerNorm(NormOf(weights_.layers[0].attn_norm, x));
+  // What a layer's halves read: the norm that the half before has made. With post-LN the first has none before it.
+  const TensorView h = Normalised(x);
   for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
-    SelfAttention(layer, in, x, h);
+    SelfAttention(layer, in, x, layer == 0 && !config_.layer_norm_first ? x : h);
     FeedForward(layer, x, h);
   }
+}
+
+// With pre-LN h; with post-LN x itself, of which h has a copy where products read 16 bits.
+TensorView OptModel::Normalised(const TensorView& x) const {
+  const TensorView h = activations_.h.Rows(0, x.dims[0]);
+  return config_.layer_norm_first || h.dtype != x.dtype ? h : x;
+}
+
+LayerNormParams OptModel::NormOf(const NormWeights& norm, const TensorView& x) const {
+  const TensorView normalised = Normalised(x);
+  LayerNormParams params{.out = normalised, .x = x, .weight = norm.weight, .bias = norm.bias};
+  if (config_.layer_norm_first) return params;
+  params.out = x;
+  if (normalised.data != x.data) params.copy = normalised;
+  return params;
 }
 
 // x = project_in(E[id]) + P[position]
@@ -134,7 +152,7 @@ void OptModel::SelfAttention(int32_t layer, const StepInputs& in, const TensorVi
                      .slots = in.slots});
   const TensorView attn = activations_.attn.Rows(0, in.num_tokens);
   Attend(layer, in, heads(part(0)), heads(attn));
-  RowParallel(w.out, attn, x, config_.layer_norm_first ? &w.ffn_norm : &w.attn_norm, h);
+  RowParallel(w.out, attn, x, config_.layer_norm_first ? &w.ffn_norm : &w.attn_norm);
 }
 
 // The decoding sequences' tokens come first in a step, then the prefill chunks.
@@ -171,25 +189,21 @@ void OptModel::FeedForward(int32_t layer, const TensorView& x, const TensorView&
   backend_->Linear({.x = h, .parts = {{{w.fc1.weight, w.fc1.bias, ffn}}}, .activation = config_.activation});
   const NormWeights* norm = &w.ffn_norm;
   if (config_.layer_norm_first) norm = layer + 1 < config_.num_layers ? &weights_.layers[layer + 1].attn_norm : nullptr;
-  RowParallel(w.fc2, ffn, x, norm, h);
-}
-
-void OptModel::Norm(const NormWeights& norm, const TensorView& x, const TensorView& out) {
-  backend_->LayerNorm({.out = out, .x = x, .weight = norm.weight, .bias = norm.bias});
+  RowParallel(w.fc2, ffn, x, norm);
 }
 
 void OptModel::RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& x,
-                           const NormWeights* norm, const TensorView& out) {
+                           const NormWeights* norm) {
   const auto finish = [&](const TensorView& partial) {
     const AddBiasResidualParams add{.x = x, .partial = partial, .bias = linear.bias};
     if (norm == nullptr) return comm_->AllReduceAddNorm(add, nullptr, *backend_);
-    const LayerNormParams then{.out = out, .x = x, .weight = norm->weight, .bias = norm->bias};
+    const LayerNormParams then = NormOf(*norm, x);
     comm_->AllReduceAddNorm(add, &then, *backend_);
   };
   if (num_slices_ > 0) return finish(SumSlices(linear.weight, input, 0, num_slices_, 0));
   if (comm_->size() == 1) {
     backend_->Linear({.x = input, .parts = {{{linear.weight, linear.bias, x}}}, .accumulate = true});
-    if (norm != nullptr) Norm(*norm, x, out);
+    if (norm != nullptr) backend_->LayerNorm(NormOf(*norm, x));
     return;
   }
   const TensorView partial = activations_.partial.Rows(0, input.dims[0]);
@@ -223,7 +237,8 @@ TensorView OptModel::Logits(const StepInputs& in, int64_t begin, int64_t count) 
   backend_->GatherRows({.out = rows, .x = a.x.Rows(0, in.num_tokens), .rows = in.logit_rows.Rows(begin, count)});
   if (config_.final_layer_norm) {
     const TensorView normalised = a.head_rows.Rows(0, count);
-    Norm(weights_.final_norm, rows, normalised);
+    const NormWeights& norm = weights_.final_norm;
+    backend_->LayerNorm({.out = normalised, .x = rows, .weight = norm.weight, .bias = norm.bias});
     rows = normalised;
   }
   if (config_.has_projections()) {

@@ -30,6 +30,9 @@ class OptModel {
   static int64_t ActivationBytes(const OptConfig& config, int num_ranks, bool deterministic_tp, int64_t max_tokens,
                                  DType dtype);
 
+  // What the step copies of blocks on write; before Forward.
+  void CopyBlocks(const StepInputs& in);
+
   // Computes all tokens of a step and stores their keys and values. The hidden states stay for Logits.
   void Forward(const StepInputs& in);
 
@@ -74,10 +77,11 @@ class OptModel {
   void SelfAttention(int32_t layer, const StepInputs& in, const TensorView& x, const TensorView& h);
   void FeedForward(int32_t layer, const TensorView& x, const TensorView& h);
   void Attend(int32_t layer, const StepInputs& in, const TensorView& q, const TensorView& out);
-  void Norm(const NormWeights& norm, const TensorView& x, const TensorView& out);
-  // x += input * weight^T, summed over ranks, + bias once; then, with a norm, out = Norm(x), in the same pass over x.
-  void RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& x, const NormWeights* norm,
-                   const TensorView& out);
+  // Where the norm of x is read from, and the op that puts it there.
+  TensorView Normalised(const TensorView& x) const;
+  LayerNormParams NormOf(const NormWeights& norm, const TensorView& x) const;
+  // x += input * weight^T, summed over ranks, + bias once; then, with a norm, that of x, in the same pass over x.
+  void RowParallel(const LinearWeights& linear, const TensorView& input, const TensorView& x, const NormWeights* norm);
   // The sum of slices [first, first + count) of input * weight^T over K, by a binary tree; its place is the level's.
   TensorView SumSlices(const TensorView& weight, const TensorView& input, int32_t first, int32_t count, int32_t level);
   TensorView Partial(int32_t level, int64_t num_tokens) const {

@@ -81,7 +81,10 @@ class ModelTimer {
     OPTSERVE_RETURN_IF_ERROR(timer.worker_->LoadWeights(tensors));
     const int32_t num_blocks = kMaxBatch * kLastContext / kBlockSize;
     OPTSERVE_RETURN_IF_ERROR(
-        timer.worker_->Allocate({.num_blocks = num_blocks, .block_size = kBlockSize}, kPromptTokens));
+        timer.worker_->Allocate({.num_blocks = num_blocks, .block_size = kBlockSize}, {.max_tokens = kPromptTokens,
+                                                                                       .max_sequences = kMaxBatch,
+                                                                                       .max_context = kPromptTokens,
+                                                                                       .block_size = kBlockSize}));
     return timer;
   }
 

@@ -37,8 +37,10 @@ struct Started {
   StartResult start;
 };
 
-absl::StatusOr<Started> Start(const std::string& directory, int32_t ranks, DeviceChoice device) {
+absl::StatusOr<Started> Start(const std::string& directory, int32_t ranks, DeviceChoice device,
+                              int32_t graph_batch = 0) {
   EngineConfig config;
+  config.cuda_graph_batch = graph_batch;  // graphs_test.cc is about them
   config.model_path = directory;
   config.device = device;
   config.tensor_parallel_size = ranks;
@@ -65,8 +67,9 @@ std::string WhyNot([[maybe_unused]] int32_t ranks) {
 }
 
 std::vector<RunResult> RunModel(const std::string& directory, int32_t ranks, DeviceChoice device,
-                                const std::vector<std::vector<int32_t>>& prompts, const RunOptions& options) {
-  absl::StatusOr<Started> run = Start(directory, ranks, device);
+                                const std::vector<std::vector<int32_t>>& prompts, const RunOptions& options,
+                                int32_t graph_batch = 0) {
+  absl::StatusOr<Started> run = Start(directory, ranks, device, graph_batch);
   if (!run.ok()) throw std::runtime_error(run.status().ToString());
   return RunPrompts(*run->executor, run->start.kv, prompts, options);
 }
@@ -91,7 +94,7 @@ TEST_P(CudaGoldenModels, AreCloseToTransformers) {
   std::vector<std::vector<int32_t>> prompts;
   for (size_t i = 0; i < std::min<size_t>(2, model.prompts.size()); ++i) prompts.push_back(model.prompts[i].ids);
   const std::vector<RunResult> results = RunModel(model.directory, ranks, DeviceChoice::kCuda, prompts,
-                                                  {.max_new_tokens = 2, .chunk = 40, .batched = true});
+                                                  {.max_new_tokens = 3, .chunk = 40, .batched = true}, 2);
   for (size_t i = 0; i < results.size(); ++i) {
     SCOPED_TRACE(model.prompts[i].name);
     ASSERT_EQ(results[i].prompt_scores.size(), model.prompts[i].token_logprobs.size());
@@ -183,18 +186,33 @@ TEST(CudaRefusals, NoPeerAccessAndNoNccl) {
 
 TEST(CudaRefusals, HeadsThatDoNotDivide) { EXPECT_THAT(RefusalOf(3), testing::HasSubstr("3")); }
 
-// An error of one device ends the step on all ranks, and says whose it was.
-TEST(CudaFaults, NameTheRankAndTheCode) {
-  const absl::StatusOr<Started> run = Start(kDemo, 2, DeviceChoice::kCuda);
-  ASSERT_TRUE(run.ok()) << run.status();
-  const Setting fault("OPTSERVE_EMULATOR_FAULT", "3");
-  std::string error;
+// An error of one device ends the step on all ranks, and says whose it was, in one line.
+std::string ErrorWith(const char* name, const std::string& value, int32_t graph_batch) {
+  const absl::StatusOr<Started> run =
+      Start(LoadGoldenModel("preln_d64").directory, 2, DeviceChoice::kCuda, graph_batch);
+  if (!run.ok()) return run.status().ToString();
+  const Setting fault(name, value);
   try {
-    RunPrompts(*run->executor, run->start.kv, kDemoPrompts, {.max_new_tokens = 8});
+    RunPrompts(*run->executor, run->start.kv, {{2, 51, 62}}, {.max_new_tokens = 8});
   } catch (const std::exception& e) {
-    error = e.what();
+    return e.what();
   }
-  EXPECT_THAT(error, testing::HasSubstr("rank 1: emulated GPU 1: step failed: error 700, cudaErrorIllegalAddress"));
+  return "";
+}
+
+TEST(CudaFaults, NameTheRankTheOpAndTheCode) {
+  // A launch that is refused is known at once.
+  EXPECT_THAT(ErrorWith("OPTSERVE_EMULATOR_REFUSED", "PagedPrefill", 0),
+              testing::HasSubstr("rank 1: emulated GPU 1: PagedPrefill: launch failed: error 701, "
+                                 "cudaErrorLaunchOutOfResources, too many resources requested for launch"));
+  EXPECT_THAT(ErrorWith("OPTSERVE_EMULATOR_REFUSED", "AllReduceAddNorm", 0),
+              testing::HasSubstr("rank 1: emulated GPU 1: AllReduceAddNorm: launch failed: error 701"));
+  // What goes wrong on the device shows when the host waits for it.
+  EXPECT_THAT(ErrorWith("OPTSERVE_EMULATOR_FAULT", "3", 0),
+              testing::MatchesRegex(".*rank 1: emulated GPU 1: one of [0-9]+ ops, CopyIn to AllGather: waiting failed: "
+                                    "error 700, cudaErrorIllegalAddress, an illegal memory access was encountered"));
+  EXPECT_THAT(ErrorWith("OPTSERVE_EMULATOR_FAULT", "3", 1),
+              testing::HasSubstr("one of 2 ops, CopyIn to a captured step: waiting failed: error 700"));
 }
 
 TEST(CudaRefusals, TooLittleMemoryForTheWorkspaceTheWeightsAndTheCache) {

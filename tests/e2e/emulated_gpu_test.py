@@ -1,6 +1,7 @@
 """The server with `--device cuda` on emulated GPUs (tests/cuda_emulator): the whole way from HTTP to kernels, without a GPU."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -21,13 +22,23 @@ def emulated(monkeypatch):
 def test_greedy_tokens_are_the_cpus(emulated, ranks, tmp_path):
     log = tmp_path / "log"
     case = min(REFERENCE, key=lambda case: len(case["prompt"]))
-    with Server("--device", "cuda", "--tensor-parallel-size", ranks, log=log) as server:
+    with Server("--device", "cuda", "--tensor-parallel-size", ranks, "--cuda-graph-batch", 1, log=log) as server:
         choice = server.complete(case["prompt"], max_tokens=TOKENS, logprobs=0,
                                  return_tokens_as_token_ids=True)["choices"][0]
         assert generated_ids(choice) == case["ids"][:TOKENS]
     text = log.read_text()
-    assert "gpu_memory_planned" in text
+    plan = fields(text, "gpu_memory_planned")
+    parts = ("driver", "workspace", "peer_arena", "weights", "activations", "steps", "graphs", "reserve", "kv_cache", "left")
+    assert sum(plan[part] for part in parts) == plan["total"] == 1 << 30
+    assert all(plan[part] >= 0 for part in parts) and (plan["peer_arena"] > 0) == (ranks > 1)
+    assert fields(text, "graphs_captured")["batches"] == 1
     assert ("ranks_joined" in text and "the GPUs' memory" in text) == (ranks > 1)
+
+
+def fields(log, event):
+    """The numbers of an event's line in the log."""
+    line, = [line for line in log.splitlines() if f" {event} " in line]
+    return {key: int(value) for key, value in re.findall(r"(\w+)=\"?(-?\d+)\b", line)}
 
 
 def refusal(**settings):

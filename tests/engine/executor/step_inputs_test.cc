@@ -123,6 +123,99 @@ TEST_F(StepInputsTest, GrowsForALargerPlan) {
   EXPECT_EQ(inputs_.num_samples, 0);
 }
 
+// Two decodes, as a graph of four rows sees them.
+StepPlan Decodes(int32_t first_id, int32_t seen) {
+  StepPlan plan{.step = 7, .num_decode = 2};
+  plan.slices = {{.sequence = 1, .num_tokens = 1, .num_cached = 4, .block_table = {7, 2}, .wants_sample = true},
+                 {.sequence = 2, .num_tokens = 1, .num_cached = 2, .block_table = {5}, .wants_sample = true}};
+  for (int32_t i = 0; i < seen; ++i) plan.slices[1].seen.push_back({i + 20, 1});
+  plan.slices[1].sampling.logit_bias = {{11, 0.5f}};
+  plan.slices[0].suppressed = {31};
+  plan.token_ids = {first_id, first_id + 1};
+  return plan;
+}
+
+TEST_F(StepInputsTest, FillsUpAFixedShape) {
+  ASSERT_TRUE(inputs_.Set(Decodes(100, 1), drawn_, 4, *backend_, {.rows = 4, .blocks = 3}).ok());
+  EXPECT_EQ(inputs_.num_tokens, 4);
+  EXPECT_EQ(inputs_.num_sequences, 4);
+  EXPECT_EQ(inputs_.num_decode, 4);
+  EXPECT_EQ(inputs_.num_samples, 4);
+  EXPECT_EQ(inputs_.max_decode_context, 12);
+  EXPECT_THAT(Values(inputs_.token_ids), ElementsAre(100, 101, 0, 0));
+  EXPECT_THAT(Values(inputs_.positions), ElementsAre(4, 2, 0, 0));
+  EXPECT_THAT(Values(inputs_.slots), ElementsAre(2 * 4, 5 * 4 + 2, -1, -1));
+  EXPECT_THAT(Values(inputs_.block_tables), ElementsAre(7, 2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0));
+  EXPECT_THAT(Values(inputs_.context_lens), ElementsAre(5, 3, 0, 0));
+  EXPECT_THAT(Values(inputs_.decode_starts), ElementsAre(0, 1, 2, 3, 4));
+  EXPECT_THAT(Values(inputs_.logit_rows), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(inputs_.sampled_slices, ElementsAre(0, 1));
+  EXPECT_EQ(inputs_.sample_rows[3].temperature, 0.0f);
+  EXPECT_EQ(inputs_.sample_rows[3].counts_begin, inputs_.sample_rows[3].counts_end);
+}
+
+TEST_F(StepInputsTest, OfOneShapeEverythingLiesWhereItLayBefore) {
+  const StepLimits limits{.max_tokens = 64, .max_sequences = 4, .max_context = 12, .block_size = 4};
+  ASSERT_TRUE(inputs_.Plan(limits, *backend_).ok());
+  const FixedShape shape{.rows = 4, .blocks = limits.max_blocks()};
+  const auto places = [&] {
+    return std::vector<const void*>{inputs_.token_ids.data,
+                                    inputs_.positions.data,
+                                    inputs_.slots.data,
+                                    inputs_.block_tables.data,
+                                    inputs_.context_lens.data,
+                                    inputs_.decode_starts.data,
+                                    inputs_.logit_rows.data,
+                                    inputs_.sample_rows,
+                                    inputs_.counts,
+                                    inputs_.bias,
+                                    inputs_.suppressed};
+  };
+  ASSERT_TRUE(inputs_.Set({}, drawn_, 4, *backend_, shape).ok());
+  const std::vector<const void*> captured = places();
+  for (const int32_t seen : {0, 9, 3}) {
+    ASSERT_TRUE(inputs_.Set(Decodes(50 + seen, seen), drawn_, 4, *backend_, shape).ok());
+    EXPECT_TRUE(inputs_.is_planned());
+    EXPECT_EQ(places(), captured);
+    const SampleRow& row = inputs_.sample_rows[1];
+    ASSERT_EQ(row.counts_end - row.counts_begin, seen);
+    if (seen > 0) {
+      EXPECT_EQ(inputs_.counts[row.counts_end - 1].id, seen - 1 + 20);
+    }
+    EXPECT_EQ(inputs_.bias[row.bias_begin].id, 11);
+    EXPECT_EQ(inputs_.suppressed[inputs_.sample_rows[0].suppressed_begin], 31);
+  }
+  // A request with more biases than memory is planned for: elsewhere, and back again.
+  StepPlan large = Decodes(1, 0);
+  for (int32_t id = 0; id < 20'000; ++id) large.slices[0].sampling.logit_bias.emplace_back(id, 1.0f);
+  ASSERT_TRUE(inputs_.Set(large, drawn_, 4, *backend_, shape).ok());
+  EXPECT_FALSE(inputs_.is_planned());
+  EXPECT_EQ(inputs_.bias[inputs_.sample_rows[0].bias_end - 1].id, 19'999);
+  ASSERT_TRUE(inputs_.Set(Decodes(1, 0), drawn_, 4, *backend_, shape).ok());
+  EXPECT_EQ(places(), captured);
+}
+
+// The largest plan within the limits: as many tokens and sequences as may be, full contexts, all of it seen before.
+TEST_F(StepInputsTest, PlansForTheLargestStep) {
+  const StepLimits limits{.max_tokens = 40, .max_sequences = 8, .max_context = 30, .block_size = 4};
+  ASSERT_TRUE(inputs_.Plan(limits, *backend_).ok());
+  StepPlan plan{.step = 1};
+  for (int32_t i = 0; i < 8; ++i) {
+    SequenceSlice slice{.sequence = static_cast<uint64_t>(i) + 1,
+                        .num_tokens = 5,
+                        .num_cached = 25,
+                        .block_table = std::vector<int32_t>(8, i),
+                        .wants_sample = true};
+    slice.score_targets = {1, 2, 3, 4};
+    for (int32_t t = 0; t < 30; ++t) slice.seen.push_back({t, 1}), slice.suppressed.push_back(t);
+    plan.token_ids.insert(plan.token_ids.end(), 5, i);
+    plan.slices.push_back(slice);
+    plan.block_copies.push_back({.src = i, .dst = i + 8});
+  }
+  ASSERT_TRUE(inputs_.Set(plan, drawn_, 4, *backend_).ok());
+  EXPECT_TRUE(inputs_.is_planned());
+}
+
 using StepInputsDeathTest = StepInputsTest;
 
 TEST_F(StepInputsDeathTest, APlanThatContradictsItselfIsOurBug) {

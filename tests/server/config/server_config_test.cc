@@ -112,6 +112,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"max-queue-tokens", "11"},
                             {"batch-step-tokens", "12"},
                             {"steps-in-flight", "2"},
+                            {"cuda-graph-batch", "30"},
                             {"no-prefix-cache", "true"},
                             {"deterministic-tp", "true"},
                             {"share-prefix-cache", "true"},
@@ -165,6 +166,7 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
   EXPECT_EQ(loaded->config.engine.max_queue_tokens, 11);
   EXPECT_EQ(loaded->config.engine.batch_step_tokens, 12);
   EXPECT_EQ(loaded->config.engine.steps_in_flight, 2);
+  EXPECT_EQ(loaded->config.engine.cuda_graph_batch, 30);
   EXPECT_FALSE(loaded->config.engine.prefix_cache);
   EXPECT_TRUE(loaded->config.engine.deterministic_tp);
   EXPECT_TRUE(loaded->config.engine.share_prefix_cache);
