@@ -6,6 +6,8 @@ import re
 # Chromium says so of every answer that is not 2xx; a test that makes them expects them.
 LOAD_FAILED = re.compile(r"Failed to load resource: the server responded with a status of (\d+)|net::ERR_")
 
+PROMPT = "Call me Ishmael. Some years ago"
+
 PROBABILITY_STEPS = [0.001, 0.01, 0.03, 0.1, 0.25, 0.5, 0.8]
 SURPRISE_STEPS = [0.5, 1, 2, 3, 4.5, 6.5, 9]
 
