@@ -11,7 +11,7 @@
 #include <variant>
 #include <vector>
 
-#include "clients/cpp/cli/completion_script.h"
+#include "clients/cli/completion_script.h"
 #include "engine/engine_client.h"
 #include "engine/process_group.h"
 #include "engine/process_main.h"

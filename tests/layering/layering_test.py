@@ -51,6 +51,8 @@ def test_the_search_sees_sources():
     ("server/text/tokenizer.cc", '"server/api/json_codec.h"'),
     ("server/text/tokenizer.cc", "<grpcpp/grpcpp.h>"),
     ("clients/cpp/client.cc", '"engine/request.h"'),
+    ("server/main.cc", '"clients/cpp/cli/terminal.h"'),
+    ("clients/cli/completion_script.cc", '"clients/cpp/transport.h"'),
     ("server/text/tokenizer.cc", '"tokenizer.h"'),
     ("server/text/tokenizer.cc", '"tests/support/test_data.h"'),
     ("engine/engine.cc", "<unheardof/library.h>"),

@@ -31,15 +31,13 @@ MAY_INCLUDE = [
     (r"server/text/", [r"server/text/", r"engine/util/"]),
     (r"server/api/", [r"server/(api|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/",
                       r"(proto/)?optserve/v1/"]),
-    # `serve` starts the engine process and `bench kernels` the engine's own benchmark; shells learn the words of both
-    # our programs in one way.
+    # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
     # What a key may take and what it took are decided where a request begins and ends, whichever protocol it came by.
     (r"server/access/", [r"server/(access|api)/", r"engine/util/"]),
     (r"server/completion/", [r"server/(access|api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
     # And `bench` drives a load, at a server through the client library or at an engine in its own process (adr/0010).
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|process_group|model/opt_sizes)\.h",
-                                      r"engine/(planner|util|tools)/", r"clients/bench/",
-                                      r"clients/cpp/cli/completion_script\.h"]),
+                                      r"engine/(planner|util|tools)/", r"clients/(bench|cli)/"]),
     # A plan's inputs are a machine and a model's shape.
     (r"server/doctor/", [r"server/(doctor|access)/", r"server/(server_config|commands/model_path)\.h",
                          r"engine/(planner|util)/", r"engine/tools/plan_inputs\.h"]),
@@ -48,6 +46,8 @@ MAY_INCLUDE = [
                            r"engine/util/", r"(proto/)?optserve/internal/"]),
     (r"server/", [r"server/", r"engine/(engine_client|request|config)\.h", r"engine/(planner|util)/",
                   r"(proto/)?optserve/"]),
+    # What the command lines of both our programs share.
+    (r"clients/cli/", [r"clients/cli/"]),
     # Public headers of the client library are included as its users do: optserve/client/.
     (r"clients/", [r"clients/", r"optserve/client/", r"(proto/)?optserve/v1/"]),
 ]

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "clients/cli/completion_script.h"
 #include "clients/cpp/cli/complete.h"
-#include "clients/cpp/cli/completion_script.h"
 #include "clients/cpp/cli/request_fields.h"
 #include "clients/cpp/cli/score.h"
 #include "clients/cpp/cli/server_access.h"

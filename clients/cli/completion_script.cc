@@ -1,4 +1,4 @@
-#include "clients/cpp/cli/completion_script.h"
+#include "clients/cli/completion_script.h"
 
 #include <fmt/format.h>
 
