@@ -312,12 +312,16 @@ std::string FileKey(std::string_view option) {
   return key;
 }
 
+// Of optserve-cli and `bench serve`, which may run where a server is configured (clients/README.md).
+constexpr std::string_view kClientVariables[] = {"OPTSERVE_ADDRESS", "OPTSERVE_API_KEY"};
+
 // Fills unknown_variables; an error for what is nearly ours.
 absl::Status CheckVariables(std::span<const std::string> variables, std::vector<std::string>& unknown) {
   std::vector<std::string> ours = {EnvironmentName("config")};
   for (const ServerOption& option : kOptions) ours.push_back(EnvironmentName(option.name));
   for (const std::string& variable : variables) {
     if (!variable.starts_with("OPTSERVE_") || std::ranges::find(ours, variable) != ours.end()) continue;
+    if (std::ranges::find(kClientVariables, variable) != std::end(kClientVariables)) continue;
     if (const std::string nearest = NearestName(variable, ours); !nearest.empty()) {
       return InvalidArgument("there is no variable {}; did you mean {}?", variable, nearest);
     }

@@ -226,7 +226,8 @@ TEST(ServerConfigTest, ABadFileIsRefused) {
 }
 
 TEST(ServerConfigTest, VariablesThatAreNoOptionAreReportedAndSlipsRefused) {
-  const std::vector<std::string> names = {"PATH", "OPTSERVE_PORT", "OPTSERVE_CONFIG", "OPTSERVE_SERVICE_HOST"};
+  const std::vector<std::string> names = {
+      "PATH", "OPTSERVE_PORT", "OPTSERVE_ADDRESS", "OPTSERVE_CONFIG", "OPTSERVE_SERVICE_HOST", "OPTSERVE_API_KEY"};
   const auto loaded = LoadServerConfig({}, kNoEnvironment, names);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_THAT(loaded->unknown_variables, testing::ElementsAre("OPTSERVE_SERVICE_HOST"));
