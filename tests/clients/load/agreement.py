@@ -139,6 +139,14 @@ def measure(client, server, model, load, seed):
     return seen
 
 
+def processors_apart(num_of_server):
+    """The server's processors and the clients', so that a client's own work does not slow what it measures."""
+    all_of_them = sorted(os.sched_getaffinity(0))
+    if num_of_server >= len(all_of_them):
+        return set(all_of_them), set(all_of_them)
+    return set(all_of_them[:num_of_server]), set(all_of_them[num_of_server:])
+
+
 def compare(name, server, model, load, rounds):
     """Prints the rounds and what they say together; returns the medians of the ratios."""
     ratios = {figure: [] for figure in FIGURES}
@@ -170,7 +178,7 @@ def main():
     parser.add_argument("--output", type=int, default=32, help="tokens out")
     parser.add_argument("--model", type=pathlib.Path, help="a directory with a tokenizer; default: OPT-125M's shape")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2),
-                        help="of the server; the rest of the machine is the clients'")
+                        help="of the server, on processors of its own; the rest of the machine is the clients'")
     parser.add_argument("--within", type=float, default=5.0, help="percent")
     options = parser.parse_args()
     load = Load(options.requests, options.warm_up, options.concurrency, options.prompt, options.output)
@@ -179,8 +187,11 @@ def main():
           f"{load.output} out, streamed; {model.name}, {options.threads} of {os.cpu_count()} processors for the engine")
     far = []
     with contextlib.ExitStack() as stack:
+        of_server, of_clients = processors_apart(options.threads)
+        os.sched_setaffinity(0, of_server)  # what is started now stays there
         server = stack.enter_context(
             Server("--no-prefix-cache", "--threads", options.threads, model=model, log=os.devnull))
+        os.sched_setaffinity(0, of_clients)
         for name in options.clients:
             medians = compare(name, server, model, load, options.rounds)
             far += [f"{name}, {FIGURES[figure]}: {100 * (ratio - 1):+.1f} %" for figure, ratio in medians.items()
