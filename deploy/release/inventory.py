@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes what a build of optserve contains of other people's work: an SBOM and everybody's licence.
+"""Writes what a program of a build contains of other people's work: an SBOM and everybody's licence.
 
-    inventory.py --build BUILD_DIR --version X.Y.Z --out DIR
+    inventory.py --build BUILD_DIR --program optserve --package optserve --version X.Y.Z --out DIR
 
-DIR/sbom.spdx.json   SPDX 2.3: each Debian package whose headers were compiled into the binary or whose libraries it loads
+DIR/sbom.spdx.json   SPDX 2.3: each Debian package whose headers were compiled into it or whose libraries it loads
 DIR/licences/NAME    that package's copyright file, word for word
 
-Nothing is listed by hand: headers are those that Ninja recorded for the objects of the binary, libraries those that the
+Nothing is listed by hand: headers are those that Ninja recorded for the program's objects, libraries those that the
 loader finds. A file that no package owns, or a package without a copyright file, is an error.
 """
 
@@ -28,18 +28,18 @@ def lines(*command, cwd=None):
     return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout.splitlines()
 
 
-def compiled_headers(build):
-    """The headers outside the project that went into the binary's objects."""
-    objects = {line for line in lines("ninja", "-C", build, "-t", "inputs", "optserve") if line.endswith(".o")}
-    headers, of_binary = set(), False
+def compiled_headers(build, program):
+    """The headers outside the project that went into the program's objects."""
+    objects = {line for line in lines("ninja", "-C", build, "-t", "inputs", program) if line.endswith(".o")}
+    headers, of_program = set(), False
     for line in lines("ninja", "-C", build, "-t", "deps"):
         if line.startswith("    "):
-            if of_binary and line.strip().startswith("/usr/"):
+            if of_program and line.strip().startswith("/usr/"):
                 headers.add(os.path.realpath(line.strip()))
         else:
-            of_binary = line.split(":")[0] in objects
+            of_program = line.split(":")[0] in objects
     if not headers:
-        sys.exit("inventory: Ninja has recorded no headers; build the target optserve first")
+        sys.exit(f"inventory: Ninja has recorded no headers; build {program} first")
     return headers
 
 
@@ -61,10 +61,11 @@ def owners(files):
     return packages
 
 
-def find_packages(build):
+def find_packages(build, program):
     """From package to what it is here: "compiled in" or "loaded"."""
     uses = {}
-    for files, use in ((compiled_headers(build), "compiled in"), (loaded_libraries(build / "optserve"), "loaded")):
+    headers, libraries = compiled_headers(build, program), loaded_libraries(build / program)
+    for files, use in ((headers, "compiled in"), (libraries, "loaded")):
         owned = owners(files)
         # Before /usr was one tree, Debian knew libraries by their other name.
         missing = files - set().union(*owned.values())
@@ -110,29 +111,31 @@ def spdx_package(package, use, copyright_text):
     }
 
 
-def document(version, packages):
+def document(name, version, packages):
     ids = [package["SPDXID"] for package in packages]
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", datetime.datetime.now(datetime.timezone.utc).timestamp()))
     created = datetime.datetime.fromtimestamp(epoch, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     digest = hashlib.sha256(json.dumps(packages, sort_keys=True).encode()).hexdigest()[:32]
-    ours = {"SPDXID": "SPDXRef-optserve", "name": "optserve", "versionInfo": version, "downloadLocation": "NOASSERTION",
+    ours = {"SPDXID": f"SPDXRef-{name}", "name": name, "versionInfo": version, "downloadLocation": "NOASSERTION",
             "filesAnalyzed": False, "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION",
             "licenseComments": "copyright", "copyrightText": "NOASSERTION"}
     return {
         "spdxVersion": "SPDX-2.3", "dataLicense": "CC0-1.0", "SPDXID": "SPDXRef-DOCUMENT",
-        "name": f"optserve-{version}", "documentNamespace": f"urn:optserve:{version}:{digest}",
+        "name": f"{name}-{version}", "documentNamespace": f"urn:{name}:{version}:{digest}",
         "creationInfo": {"created": created, "creators": ["Tool: optserve deploy/release/inventory.py"]},
         "packages": [ours, *packages],
         "relationships": [{"spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES",
-                           "relatedSpdxElement": "SPDXRef-optserve"}]
-        + [{"spdxElementId": "SPDXRef-optserve", "relationshipType": "DEPENDS_ON", "relatedSpdxElement": package}
+                           "relatedSpdxElement": ours["SPDXID"]}]
+        + [{"spdxElementId": ours["SPDXID"], "relationshipType": "DEPENDS_ON", "relatedSpdxElement": package}
            for package in ids],
     }
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Writes the SBOM and the licences of a build of optserve.")
+    parser = argparse.ArgumentParser(description="Writes the SBOM and the licences of a program of optserve.")
     parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--program", required=True, help="as the build calls it")
+    parser.add_argument("--package", required=True, help="what it is shipped as")
     parser.add_argument("--version", required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     options = parser.parse_args()
@@ -140,11 +143,12 @@ def main():
     licences = options.out / "licences"
     licences.mkdir(parents=True, exist_ok=True)
     packages = []
-    for package, use in sorted(find_packages(options.build).items()):
+    for package, use in sorted(find_packages(options.build, options.program).items()):
         text = pathlib.Path(f"/usr/share/doc/{package}/copyright").read_text(errors="replace")
         (licences / package).write_text(text)
         packages.append(spdx_package(package, use, text))
-    (options.out / "sbom.spdx.json").write_text(json.dumps(document(options.version, packages), indent=1) + "\n")
+    sbom = document(options.package, options.version, packages)
+    (options.out / "sbom.spdx.json").write_text(json.dumps(sbom, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_the_build_stage_does_what_the_release_test_does():
     assert all((ROOT / path).exists() for path in copied.split()[:-1])
     script = " ".join(instructions(BUILD, "RUN"))
     presets = {preset["name"] for preset in json.loads((ROOT / "CMakePresets.json").read_text())["configurePresets"]}
-    assert {"release", "cuda12"} <= presets and "--target optserve" in script and "cpack -G TGZ" in script
+    assert {"release", "cuda12"} <= presets and "--target optserve_programs" in script and "cpack -G TGZ" in script
     for line in instructions(BUILD, "RUN"):
         completed(["bash", "-n", "-c", line])
 
@@ -97,7 +97,7 @@ def test_the_image_s_command_serves_as_its_user(runtime):
 
 def test_the_file_list_is_complete(runtime):
     """Nothing that the binary loads comes from anywhere but the base image and the tarball."""
-    loaded = runtime.run("ldd /usr/local/bin/optserve")
+    loaded = runtime.run("ldd /usr/local/bin/optserve /usr/local/bin/optserve-cli")
     assert "not found" not in loaded
     for name, path in re.findall(r"(\S+) => (\S+)", loaded):
         assert path.startswith("/usr/local/bin/../lib/optserve/") or re.match(r"lib(c|m|stdc\+\+|gcc_s)\.so", name), path
