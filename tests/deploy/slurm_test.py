@@ -241,9 +241,8 @@ def undisturbed():
 def ranks_there(slurm):
     """The ranks on the second node."""
     ranks = []
-    for pid in slurm.other.pids():
+    for process in slurm.other.processes():
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            process = psutil.Process(pid)
             if process.name() == "optserve-rank":
                 ranks.append(process)
     return ranks

@@ -1,8 +1,11 @@
 """A network namespace that programs take for another machine; needs to be root."""
 
+import contextlib
 import os
-import signal
 import subprocess
+import time
+
+import psutil
 
 
 class OtherHost:
@@ -35,16 +38,26 @@ class OtherHost:
         return ["nsenter", f"--net=/run/netns/{self.name}", "unshare", "--uts", "sh", "-c",
                 f'hostname {self.hostname}; exec "$@"', "sh", *words]
 
-    def pids(self):
+    def processes(self):
         out = subprocess.run(["ip", "netns", "pids", self.name], check=True, capture_output=True, text=True).stdout
-        return [int(pid) for pid in out.split()]
+        running = []
+        for pid in out.split():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                running.append(psutil.Process(int(pid)))
+        return running
 
-    def kill_all(self):
-        for pid in self.pids():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    def kill_all(self, first=""):
+        """All processes at once, or those of the name `first` a moment before the others."""
+        processes = self.processes()
+        early = [process for process in processes if process.name() == first]
+        assert early or not first
+        for process in early:
+            process.kill()
+        if early:
+            time.sleep(0.3)
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def ip(*args):

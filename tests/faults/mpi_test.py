@@ -1,11 +1,10 @@
 """Ranks as processes, on one machine and on two: the same tokens, and what happens when one of them goes."""
 
-import contextlib
 import os
 import pathlib
 import re
+import shlex
 import signal
-import subprocess
 import threading
 import time
 
@@ -14,6 +13,7 @@ import pytest
 
 import harness
 from faulty import FaultyServer, answer_of, answers_of, body_of
+from other_host import OtherHost, ip
 
 STREAMS = [body_of(index, max_tokens=60) for index in range(16)]
 RANK = "optserve-rank"
@@ -141,72 +141,31 @@ def test_a_launcher_that_cannot_work_is_one_line(launcher, says):
 
 # --- two hosts: this one, and a network namespace with a name and an address of its own --------------------------------
 
-HERE, THERE, NETWORK = "10.231.77.1", "10.231.77.2", "10.231.77.0/24"
-
-
-class OtherHost:
-    """A network namespace that mpirun takes for another machine; `agent` takes the place of ssh."""
+class MpiHost(OtherHost):
+    """Another machine for mpirun; `agent` takes the place of ssh."""
 
     def __init__(self, folder):
-        self.name = f"optserve-test-{os.getpid()}"
-        self.link = f"ost{os.getpid()}"
+        super().__init__("10.231.77", "hostb")
         self.agent = pathlib.Path(folder) / "agent"
-        self.agent.write_text(f'#!/bin/sh\nshift\nexec ip netns exec {self.name} unshare --uts '
-                              'sh -c "hostname hostb; $*"\n')
+        self.agent.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(self.command("sh", "-c"))} "$*"\n')
         self.agent.chmod(0o755)
 
-    def __enter__(self):
-        ip("netns", "add", self.name)
-        ip("link", "add", self.link, "type", "veth", "peer", "name", "veth", "netns", self.name)
-        ip("addr", "add", f"{HERE}/24", "dev", self.link)
-        ip("link", "set", self.link, "up")
-        ip("-n", self.name, "addr", "add", f"{THERE}/24", "dev", "veth")
-        ip("-n", self.name, "link", "set", "veth", "up")
-        ip("-n", self.name, "link", "set", "lo", "up")
-        return self
-
-    def __exit__(self, *exc):
-        self.kill_all()
-        ip("link", "del", self.link)
-        ip("netns", "del", self.name)
-
-    def pids(self):
-        out = subprocess.run(["ip", "netns", "pids", self.name], check=True, capture_output=True, text=True).stdout
-        return [int(pid) for pid in out.split()]
-
-    def kill_all(self, first=""):
-        """All processes at once, or those of the name `first` a moment before the others."""
-        processes = [psutil.Process(pid) for pid in self.pids()]
-        early = [process for process in processes if process.name() == first]
-        assert early or not first
-        for process in early:
-            process.kill()
-        if early:
-            time.sleep(0.3)
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
     def launcher(self, ranks):
-        return (f"{MPIRUN} -n {ranks} --host {HERE}:{ranks // 2},{THERE}:{ranks // 2} "
+        return (f"{MPIRUN} -n {ranks} --host {self.here}:{ranks // 2},{self.there}:{ranks // 2} "
                 f"--mca plm_rsh_agent {self.agent} "
-                f"--mca oob_tcp_if_include {NETWORK} --mca btl_tcp_if_include {NETWORK}")
-
-
-def ip(*args):
-    subprocess.run(["ip", *args], check=True)
+                f"--mca oob_tcp_if_include {self.network} --mca btl_tcp_if_include {self.network}")
 
 
 @pytest.fixture
 def other_host(tmp_path):
-    with OtherHost(tmp_path) as host:
+    with MpiHost(tmp_path) as host:
         yield host
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_two_hosts_give_the_tokens_of_threads(ranks, other_host, undisturbed, tmp_path):
     with group_server(ranks, tmp_path / "log", launcher=other_host.launcher(ranks)) as server:
-        there = [psutil.Process(pid) for pid in other_host.pids()]
+        there = other_host.processes()
         assert len([p for p in there if p.name() == RANK]) == ranks // 2
         assert answers_of(server, STREAMS) == undisturbed(ranks)
         assert server.stop() == 0
@@ -236,7 +195,7 @@ def test_a_host_that_dies_is_named_and_the_group_replaced(first, busy, other_hos
 def test_a_host_that_dies_is_named_although_the_launcher_dies_with_it(busy, with_rank0, other_host, undisturbed, tmp_path):
     with group_server(2, tmp_path / "log", launcher=other_host.launcher(2),
                       faults="slow from=2 rank=0 ms=20 generation=1" if busy else "") as server:
-        rank0 = next(rank for rank in ranks_of(server) if rank.pid not in other_host.pids())
+        rank0 = next(rank for rank in ranks_of(server) if rank not in other_host.processes())
         mpirun = rank0.parent()
         assert mpirun.name() in ("mpirun", "orterun")
 
@@ -260,7 +219,7 @@ def test_a_host_that_dies_is_named_although_the_launcher_dies_with_it(busy, with
 
 def test_a_cable_that_is_cut_ends_both_sides(other_host, undisturbed, tmp_path):
     with group_server(2, tmp_path / "log", "--step-timeout", 2, launcher=other_host.launcher(2)) as server:
-        there = [psutil.Process(pid) for pid in other_host.pids()]
+        there = other_host.processes()
         ranks_there = [p for p in there if p.name() == RANK]
         assert ranks_there
         ip("link", "set", other_host.link, "down")
