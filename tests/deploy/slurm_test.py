@@ -21,6 +21,8 @@ from monitoring_test import free_port
 from other_host import OtherHost
 
 SCRIPT = ROOT / "deploy" / "slurm" / "optserve.sbatch"
+# Host names of the nodes, whatever this machine's is: Open MPI reads numbers in names.
+HERE, THERE = "node-a", "node-b"
 
 
 class Slurm:
@@ -32,12 +34,12 @@ class Slurm:
         self.home.mkdir()
         self.processes = []
         # Each node has a folder of its own for PMIx' sockets, which on two machines would be two /tmp.
-        for name in ("state", "munge", f"tmp-{this_host()}", f"tmp-{other.hostname}"):
+        for name in ("state", "munge", f"tmp-{HERE}", f"tmp-{THERE}"):
             (folder / name).mkdir(mode=0o700)
         (folder / "munge" / "key").write_bytes(os.urandom(128))
         (folder / "munge" / "key").chmod(0o400)
         os.chmod(folder, 0o755)
-        host = this_host()
+        host = os.uname().nodename.split(".")[0]
         (folder / "slurm.conf").write_text(f"""
 ClusterName=test
 SlurmctldHost={host}({other.here})
@@ -63,8 +65,8 @@ SchedulerParameters=batch_sched_delay=0
 ReturnToService=2
 MailProg=/bin/true
 KillWait=5
-NodeName={host} NodeAddr={other.here} CPUs={os.cpu_count()} State=UNKNOWN Weight=1
-NodeName={other.hostname} NodeAddr={other.there} CPUs={os.cpu_count()} State=UNKNOWN Weight=2
+NodeName={HERE} NodeAddr={other.here} CPUs={os.cpu_count()} State=UNKNOWN Weight=1
+NodeName={THERE} NodeAddr={other.there} CPUs={os.cpu_count()} State=UNKNOWN Weight=2
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """)
         self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "HOME": str(self.home),
@@ -77,7 +79,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                    f"--pid-file={folder}/munge/pid", f"--log-file={folder}/munge/log", f"--seed-file={folder}/munge/seed")
         wait_for((folder / "munge" / "socket").exists, 10, "munged's start")
         self.start("slurmctld", "-D")
-        self.start("slurmd", "-D")
+        self.start("unshare", "--uts", "sh", "-c", f"hostname {HERE}; exec slurmd -D")
         self.start(*self.other.command("slurmd", "-D"))
         wait_for(lambda: self.ask("sinfo", "--Node", "--noheader", "--format=%T").split() == ["idle", "idle"], 60,
                  f"two idle nodes; see {folder}")
@@ -139,13 +141,9 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             time.sleep(0.2)
 
 
-def this_host():
-    return os.uname().nodename.split(".")[0]
-
-
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    with OtherHost(f"10.232.{os.getpid() % 250}", this_host() + "-b") as other, \
+    with OtherHost(f"10.232.{os.getpid() % 250}", THERE) as other, \
             Slurm(tmp_path_factory.mktemp("slurm"), other) as running:
         yield running
 
@@ -278,7 +276,7 @@ def test_a_killed_rank_is_named_and_the_group_replaced(slurm, undisturbed):
         rank.kill()
         assert asked.result() == undisturbed
     [died] = [json.loads(line) for line in slurm.log(job).splitlines() if '"engine_died"' in line]
-    assert "rank 1 on host " + slurm.other.hostname in died["why"] or "task 1: Killed" in died["why"], died
+    assert f"rank 1 on host {THERE}" in died["why"] or "task 1: Killed" in died["why"], died
     assert ranks_there(slurm) not in ([], [rank])
     slurm.terminate(job)
     slurm.wait_for_state(job, "COMPLETED")
