@@ -2,9 +2,6 @@
 
 #include <sys/mman.h>
 
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -15,7 +12,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-// Fibers, barriers and warp operations.
+// Fibers, barriers, warp operations, launches.
 
 namespace optserve::emulator {
 
@@ -30,20 +27,12 @@ constexpr size_t kMaxThreads = 1024;
 
 enum class State : uint8_t { kReady, kInWarpOperation, kAtBarrier, kDone };
 
-struct Copy {
-  void* dst;
-  const void* src;
-  unsigned bytes, valid_bytes;
-};
-
-struct Fiber : Thread {
+struct Fiber : CopyingThread {
   void* stack_pointer = nullptr;
   char* stack = nullptr;
   State state = State::kReady;
   Place where;
-  int result = 0;                         // of a barrier
-  std::vector<std::vector<Copy>> groups;  // committed copies, oldest first
-  std::vector<Copy> open;                 // not yet committed
+  int result = 0;  // of a barrier
 };
 
 struct Pending {
@@ -370,42 +359,7 @@ void Yield() {
   Suspend(State::kReady, me->where);
 }
 
-namespace {
-
-// How often a word that other threads of the host may wait for has been written, of all launches.
-std::mutex words_mutex;
-std::condition_variable words_written;
-std::atomic<uint64_t> words_count = 0;
-
-thread_local uint64_t words_seen = 0;  // before the last look at such a word
-thread_local size_t idle_polls = 0;    // since anything was written
-
-// Long enough to sleep, short enough for words that the host writes without a word to us.
-constexpr auto kLongestSleep = std::chrono::milliseconds(1);
-
-void SleepUntilWritten() {
-  std::unique_lock lock(words_mutex);
-  words_written.wait_for(lock, kLongestSleep, [] { return words_count.load() != words_seen; });
-}
-
-}  // namespace
-
-void WordWritten() {
-  {
-    const std::lock_guard lock(words_mutex);
-    ++words_count;
-  }
-  words_written.notify_all();
-}
-
-void LookAtWord() {
-  const uint64_t now = words_count.load();
-  if (now != words_seen) idle_polls = 0;
-  words_seen = now;
-}
-
-// Behind all others, whatever the order. When all that could run look at words in vain, the thread of the host sleeps:
-// yielding it instead takes a hundred times as long where processors are busy.
+// Behind all others, whatever the order.
 void PollAgain() {
   const RuntimeScope scope;
   Fiber* me = Self();
@@ -414,7 +368,7 @@ void PollAgain() {
     ready_begin = 0;
   }
   ready.insert(config().seed == 1 ? ready.begin() : ready.end(), me);
-  if (++idle_polls > 4 * (ready.size() - ready_begin)) SleepUntilWritten();
+  WaitForWords(ready.size() - ready_begin);
   Suspend(State::kReady, me->where);
 }
 
@@ -477,55 +431,6 @@ void Collective(const char* what, unsigned mask, void* argument, WarpOperation o
   pending.arguments[me->lane] = argument;
   if (pending.arrived == (mask & warp.all)) return Perform(warp, i);
   Suspend(State::kInWarpOperation, place);
-}
-
-// ---------------------------------------------------------------- asynchronous copies
-
-namespace {
-
-void DoCopy(const Copy& copy) {
-  std::memcpy(copy.dst, copy.src, copy.valid_bytes);
-  std::memset(static_cast<char*>(copy.dst) + copy.valid_bytes, 0, copy.bytes - copy.valid_bytes);
-}
-
-}  // namespace
-
-void AsyncCopy(void* dst, const void* src, unsigned bytes, unsigned valid_bytes, Place place) {
-  const auto misaligned = [&](const void* p) { return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) != 0; };
-  if (misaligned(dst) || (valid_bytes > 0 && misaligned(src))) Fail("misaligned copy at " + Where(place));
-  CheckAccess(dst, bytes, true);
-  if (valid_bytes > 0) CheckAccess(src, valid_bytes, false);
-  const RuntimeScope scope;
-  const Copy copy{dst, src, bytes, valid_bytes};
-  const int mode = config().async_copy;
-  if (mode == 0 || (mode == 1 && (Random() & 1) != 0)) return DoCopy(copy);
-  std::memset(dst, 0xff, bytes);
-  MarkInFlight(dst, bytes, true);
-  Self()->open.push_back(copy);
-}
-
-void AsyncCopyCommit() {
-  const RuntimeScope scope;
-  Fiber* me = Self();
-  me->groups.push_back(std::move(me->open));
-  me->open.clear();
-}
-
-void AsyncCopyWait(int groups_left) {
-  Fiber* me = Self();
-  while (static_cast<int>(me->groups.size()) > groups_left) {
-    std::vector<Copy> done;
-    {
-      const RuntimeScope scope;
-      done = std::move(me->groups.front());
-      me->groups.erase(me->groups.begin());
-      for (const Copy& copy : done) {
-        DoCopy(copy);
-        MarkInFlight(copy.dst, copy.bytes, false);
-      }
-    }
-    for (const Copy& copy : done) CheckAccess(copy.dst, copy.bytes, true);
-  }
 }
 
 // ---------------------------------------------------------------- launch

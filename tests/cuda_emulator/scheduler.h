@@ -39,6 +39,20 @@ struct Epochs {
 extern Epochs epochs;
 uint32_t WarpEpoch(int warp);
 
+// A copy that a thread has started (async_copies.cc).
+struct Copy {
+  void* dst;
+  const void* src;
+  unsigned bytes, valid_bytes;
+};
+struct CopyingThread : Thread {
+  std::vector<std::vector<Copy>> groups;  // committed, oldest first
+  std::vector<Copy> open;                 // not yet committed
+};
+
+// Called between two looks at words by one of so many threads that all do nothing else; may sleep (host_words.cc).
+void WaitForWords(size_t threads_polling);
+
 std::string Where(const Place& place);  // "file.cu:12"
 uint64_t Random();
 void Yield();                        // another thread may run
