@@ -224,7 +224,7 @@ TEST_F(CudaAttentionTest, LargeScoresDoNotOverflow) {
     Data data = MakeData({{50, 3}}, 1, 64, 16, /*scale=*/1000.0f);
     Expect(data, /*decode=*/false, 1e-2);
   }
-  Data data = MakeData({{50, 1}, {200, 1}}, 1, 64, 16, /*scale=*/1000.0f);
+  Data data = MakeData({{50, 1}, {200, 1}, {250, 1}, {256, 1}, {300, 1}}, 2, 64, 16, /*scale=*/1000.0f);
   Expect(data, /*decode=*/true, 1e-2);
 }
 

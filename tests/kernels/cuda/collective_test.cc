@@ -17,6 +17,8 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/collective/all_reduce.h"
+#include "kernels/collective/peer_arena.h"
 #include "kernels/collective/peer_link_cuda.h"
 #include "kernels/common/cuda_context.h"
 
@@ -159,6 +161,16 @@ std::vector<float> TreeSum(int first, int count, int64_t num_values, int round) 
   return sum;
 }
 
+// Rows of `width` at a distance of `stride`.
+std::vector<float> Spread(const std::vector<float>& rows, int64_t width, int64_t stride) {
+  std::vector<float> spread(rows.size() / static_cast<size_t>(width) * static_cast<size_t>(stride), 1e6f);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const size_t row = i / static_cast<size_t>(width);
+    spread[row * static_cast<size_t>(stride) + i % static_cast<size_t>(width)] = rows[i];
+  }
+  return spread;
+}
+
 struct Case {
   int size;
   AllReduceVariant variant;
@@ -223,9 +235,13 @@ TEST_P(CollectiveTest, FusedHasTheBitsOfTheThree) {
     ranks_.Run([&](int rank) {
       CudaDevice& device = ranks_.device(rank);
       const auto run = [&](bool fused, bool with_norm, std::vector<float>& sum, std::vector<float>* normed) {
-        DeviceFloats partial(device, RandomValues(rank, kRows * width, 2)), residual(device, x), b(device, bias);
+        const std::vector<float> summands = RandomValues(rank, kRows * width, 2);
+        // The fused kernel takes rows that do not follow each other without a gap.
+        const int64_t stride = fused ? width + 4 : width;
+        DeviceFloats partial(device, Spread(summands, width, stride)), residual(device, x), b(device, bias);
         DeviceFloats out(device, x);
-        const AddBiasResidualParams add{.x = residual.view(kRows), .partial = partial.view(kRows), .bias = b.view()};
+        const AddBiasResidualParams add{
+            .x = residual.view(kRows), .partial = partial.view(kRows).Columns(0, width), .bias = b.view()};
         const LayerNormParams norm{.out = out.view(kRows), .x = residual.view(kRows), .weight = b.view()};
         if (fused) {
           ranks_.link(rank).AllReduceAddNorm(add, with_norm ? &norm : nullptr);
@@ -303,9 +319,10 @@ TEST_P(CollectiveTest, AbortEndsAllWaiting) {
       ranks_.link(rank).Abort();
       return;
     }
+    const std::vector<float> sum = values.Get();
     ++waiting;
     ranks_.link(rank).AllReduce(values.view(2));
-    values.Get();
+    EXPECT_EQ(values.Get(), sum) << "a sum without the last rank's part";
     ranks_.link(rank).AllGather(
         values.view(),
         DeviceFloats(ranks_.device(rank), std::vector<float>(40 * 16)).view().Rows(0, 40 * ranks_.size()));
@@ -313,6 +330,36 @@ TEST_P(CollectiveTest, AbortEndsAllWaiting) {
   });
   EXPECT_EQ(ranks_.link(last).num_arrivals(), 1u);
   for (int rank = 0; rank < last; ++rank) EXPECT_EQ(ranks_.link(rank).num_arrivals(), 3u);
+}
+
+// Counts of calls are 32 bits, and flags are compared so that a small one follows a large one.
+TEST_P(CollectiveTest, CallsGoOnBeyondTwoToThe32) {
+  const int size = ranks_.size();
+  PeerGroup group{.size = size, .max_blocks = 2, .region_floats = PeerRegionFloats(size, 64)};
+  for (int rank = 0; rank < size; ++rank) {
+    CudaDevice& device = ranks_.device(rank);
+    const auto bytes = static_cast<size_t>(PeerArenaBytes(group.region_floats));
+    group.arenas[rank] = static_cast<std::byte*>(device.Allocate(bytes));
+    const std::vector<uint32_t> counts(kPeerHeaderBytes / sizeof(uint32_t), 0xfffffffdu);  // flags and counts of calls
+    device.CopyIn(group.arenas[rank], counts.data(), kPeerHeaderBytes);
+    ASSERT_EQ(device.Synchronize(), "");
+  }
+  auto* words = static_cast<uint32_t*>(ranks_.device(0).AllocateHost((kMaxPeers + 1) * 128));
+  group.abort = words;
+  ranks_.Run([&](int rank) {
+    PeerGroup own = group;
+    own.rank = rank;
+    own.arrivals = words + (rank + 1) * 32;
+    std::mt19937 delay(static_cast<unsigned>(rank));
+    for (int round = 0; round < 8; ++round) {
+      std::this_thread::sleep_for(microseconds(delay() % 300));
+      DeviceFloats values(ranks_.device(rank), RandomValues(rank, 2 * 40, round));
+      cuda::AllReduce(ranks_.context(rank), own, GetParam().variant, values.view(2));
+      EXPECT_EQ(values.Get(), TreeSum(0, size, 2 * 40, round)) << "round " << round;
+    }
+  });
+  ranks_.device(0).FreeHost(words);
+  for (int rank = 0; rank < size; ++rank) ranks_.device(rank).Free(group.arenas[rank]);
 }
 
 std::vector<Case> Cases(std::initializer_list<int> sizes) {

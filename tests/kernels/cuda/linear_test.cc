@@ -21,6 +21,7 @@ struct Case {
   Activation activation = Activation::kNone;
   bool accumulate = false;
   int num_parts = 1;
+  int64_t x_gap = -1, weight_gap = -1;  // elements between rows; negative: so that they are aligned if the depth allows
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
@@ -38,7 +39,9 @@ class CudaLinearTest : public CudaTest {
   };
 
   Data MakeData(const Case& c) {
-    Data data{Make(c.x, c.rows, c.depth, c.depth % 8 == 0 ? 8 : 3), {}, {}, {}, {}, {}};
+    const int64_t x_gap = c.x_gap >= 0 ? c.x_gap : c.depth % 8 == 0 ? 8 : 3;
+    const int64_t weight_gap = c.weight_gap >= 0 ? c.weight_gap : (8 - c.depth % 8) % 8;
+    Data data{Make(c.x, c.rows, c.depth, x_gap), {}, {}, {}, {}, {}};
     data.x.Randomize(1);
     for (LinearParams* p : {&data.host, &data.device}) {
       p->num_parts = c.num_parts;
@@ -47,7 +50,7 @@ class CudaLinearTest : public CudaTest {
     }
     for (int i = 0; i < c.num_parts; ++i) {
       const int64_t columns = c.columns + 7 * i;  // parts of different widths
-      data.weights.push_back(Make(DType::kF16, columns, c.depth, c.depth % 8 == 0 ? 0 : 8 - c.depth % 8));
+      data.weights.push_back(Make(DType::kF16, columns, c.depth, weight_gap));
       data.biases.push_back(Make(DType::kF32, 1, columns));
       data.outs.push_back(Make(c.out, c.rows, columns, 5));
       data.weights[i].Randomize(10 + i, 0.1f);
@@ -100,6 +103,24 @@ TEST_F(CudaLinearTest, MatchesReferenceAtEveryDepthAndWidth) {
   for (const int64_t columns : {1, 2, 15, 16, 17, 100}) Expect({.rows = 2, .depth = 64, .columns = columns});
 }
 
+TEST_F(CudaLinearTest, RowsThatAreNotAligned) {
+  Expect({.rows = 3, .depth = 64, .columns = 20, .x_gap = 3});
+  Expect({.rows = 3, .depth = 64, .columns = 20, .weight_gap = 3});
+  Expect({.rows = 3, .depth = 61, .columns = 20, .x_gap = 3});  // aligned, but no whole number of vectors
+}
+
+TEST_F(CudaLinearTest, RowsInF32AreRoundedToNearestEven) {
+  Data data = MakeData({.rows = 1, .depth = 1, .columns = 1, .x = DType::kF32, .has_bias = false});
+  for (const auto& [x, rounded] : {std::pair(1.0f + 3 * 0x1p-11f, 1.0f + 0x1p-9f), std::pair(1.0f + 0x1p-11f, 1.0f)}) {
+    data.x.Set(0, x);
+    data.weights[0].Set(0, 1.0f);
+    data.x.Upload(), data.weights[0].Upload();
+    cuda::Linear(ctx_, data.device);
+    data.outs[0].Download();
+    EXPECT_EQ(reference::At(data.outs[0].host(), 0, 0), rounded);
+  }
+}
+
 TEST_F(CudaLinearTest, BiasActivationAndAccumulation) {
   for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGelu}) {
     for (const bool accumulate : {false, true}) {
@@ -146,6 +167,11 @@ TEST_F(CudaLinearTest, WhatIsAddedToGoesThroughTheWorkspaceInPieces) {
           .out = DType::kF16,
           .activation = Activation::kGelu,
           .accumulate = true});
+}
+
+TEST_F(CudaLinearTest, RowsInF32AndWhatIsAddedToShareTheWorkspace) {
+  Expect(
+      {.rows = 40, .depth = 24, .columns = 30, .x = DType::kF32, .activation = Activation::kRelu, .accumulate = true});
 }
 
 TEST_F(CudaLinearTest, ARowHasTheSameBitsHoweverManyComeWithIt) {

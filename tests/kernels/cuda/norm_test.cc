@@ -71,6 +71,18 @@ TEST_F(CudaNormTest, KeepsARoundedCopy) {
   }
 }
 
+TEST_F(CudaNormTest, HalvesAreTheFloatsRoundedToNearestEven) {
+  Mirror x = Make(DType::kF32, 2, 300), floats = Make(DType::kF32, 2, 300), halves = Make(DType::kF16, 2, 300);
+  x.Randomize(1);
+  cuda::LayerNorm(ctx_, {.out = floats.device(), .x = x.device()});
+  cuda::LayerNorm(ctx_, {.out = halves.device(), .x = x.device()});
+  floats.Download(), halves.Download();
+  for (int64_t i = 0; i < 600; ++i) {
+    const auto rounded = static_cast<_Float16>(floats.host().as<float>()[i]);
+    EXPECT_EQ(reference::At(halves.host(), i / 300, i % 300), static_cast<double>(rounded));
+  }
+}
+
 TEST_F(CudaNormTest, AddsBiasAndResidual) {
   for (const int64_t width : {1, 300}) {
     for (const bool has_bias : {true, false}) {
