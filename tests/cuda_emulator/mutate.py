@@ -4,6 +4,7 @@
     tests/cuda_emulator/mutate.py --check                   does every bug of the lists still fit the sources?
     tests/cuda_emulator/mutate.py build/release             plants all, and leaves out every barrier in turn
     tests/cuda_emulator/mutate.py build/release sampling    of one kernel, or several
+    tests/cuda_emulator/mutate.py build/release --again     only those that the last run did not find, or try
     tests/cuda_emulator/mutate.py build/release --record    writes what the last run of every kernel found into MUTANTS.md
 
 The lists are mutants/KERNEL.toml. A bug is a text of the source, which must occur there exactly once, and what takes its
@@ -45,6 +46,7 @@ class Bug:
     old: str = ""         # text of the source; of a barrier: text that ends with it
     new: str = ""
     equivalent: str = ""  # why no test can see it
+    compile: tuple = ()   # the files to compile, if not those of the list
 
 
 @dataclasses.dataclass
@@ -114,10 +116,9 @@ def check(kernels):
     problems += [f"{source} has no list" for source in sorted(sources - {kernel.source for kernel in kernels})]
     recorded = RECORD.read_text() if RECORD.exists() else ""
     for kernel in kernels:
-        equivalent = sum(1 for bug in kernel.mutant if bug.equivalent)
-        row = rf"\| `{re.escape(kernel.source)}` \| \d+ of {len(kernel.mutant) - equivalent} \|"
-        if not re.search(row, recorded):
-            problems.append(f"{RECORD.name} does not know the {len(kernel.mutant)} bugs of {kernel.name}: run it, --record")
+        row = re.search(rf"\| `{re.escape(kernel.source)}` \| \d+ of (\d+)(?:, (\d+) not yet run)? \| .* \| (\d+) \|", recorded)
+        if row is None or sum(int(n or 0) for n in row.groups()) != len(kernel.mutant) + len(kernel.barrier):
+            problems.append(f"{RECORD.name} does not tell of the {len(kernel.mutant)} bugs of {kernel.name}: run it, --record")
     for line in problems:
         print(line)
     print(f"{sum(len(kernel.mutant) for kernel in kernels)} bugs in {len(kernels)} lists, {len(problems)} problems")
@@ -163,7 +164,7 @@ class Build:
         mutated.parent.mkdir(parents=True)
         mutated.write_text(kernel.mutated(bug))
         link = self.link_command(kernel)
-        for number, source in enumerate(kernel.compile or [kernel.source]):
+        for number, source in enumerate(bug.compile or kernel.compile or [kernel.source]):
             command = self.compile_command(kernel, source)
             output, dependencies = command.index("-o") + 1, scratch / f"{number}.d"
             original, command[output] = command[output], str(scratch / f"{number}.o")
@@ -220,23 +221,27 @@ def barriers(kernel, build):
     return re.findall(rf"^BARRIER ({re.escape(name)}:\d+)$", done.stdout, re.MULTILINE)
 
 
-def judge(kernel, build, jobs):
-    """Plants every bug of a kernel; yields a Result for each as it is known."""
+def judge(kernel, build, jobs, known):
+    """Plants every bug of a kernel; yields a Result for each as it is known. `known`: results by bug that are taken over."""
     begin = time.monotonic()
     places = barriers(kernel, build)
-    timeout = max(30.0, 10.0 * (time.monotonic() - begin))
+    timeout = max(30.0, 5.0 * (time.monotonic() - begin))
     superfluous = {f"{pathlib.Path(kernel.source).name}:{kernel.barrier_line(b)}": b for b in kernel.barrier}
 
     def mutant(bug):
+        if bug.bug in known:
+            return known[bug.bug]
         with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
             binary = build.with_mutant(kernel, bug, pathlib.Path(scratch))
             return Result("mutant", bug.bug, first_failure(kernel, binary, timeout), bug.equivalent)
 
     def barrier(place):
         line = (kernel.text.splitlines()[int(place.split(":")[1]) - 1]).strip()
+        if f"{place} {line}" in known:
+            return known[f"{place} {line}"]
         seen = first_failure(kernel, build.binary(kernel), timeout, OPTSERVE_EMULATOR_DROP=place)
-        known = superfluous.get(place)
-        return Result("barrier", f"{place} {line}", seen, known.equivalent if known else "")
+        reason = superfluous[place].equivalent if place in superfluous else ""
+        return Result("barrier", f"{place} {line}", seen, reason)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         tasks = [pool.submit(mutant, bug) for bug in kernel.mutant] + [pool.submit(barrier, place) for place in places]
@@ -249,11 +254,20 @@ def summary(results, kind):
     return f"{sum(1 for r in counted if r.seen)} of {len(counted)}"
 
 
-def run(kernels, build, jobs):
+def last_run(kernel, build):
+    """What the last run of a list found, of the bugs that are in it now."""
+    path = build.directory / "mutants" / f"{kernel.name}.json"
+    results = [Result(**r) for r in json.loads(path.read_text())] if path.exists() else []
+    reasons = {b.bug: b.equivalent for b in kernel.mutant}
+    return [r for r in results if r.kind == "barrier" or reasons.get(r.bug) == r.equivalent]
+
+
+def run(kernels, build, jobs, again):
     ok = True
     for kernel in kernels:
+        known = {r.bug: r for r in last_run(kernel, build) if r.seen} if again else {}
         results, begin = [], time.monotonic()
-        for result in judge(kernel, build, jobs):
+        for result in judge(kernel, build, jobs, known):
             results.append(result)
             wrong = bool(result.seen) == bool(result.equivalent)
             ok = ok and not wrong
@@ -261,12 +275,16 @@ def run(kernels, build, jobs):
             if result.seen and result.equivalent:
                 state += " BUT CALLED EQUIVALENT"
             print(f"  {kernel.name:16} {result.kind:8} {result.bug}: {state}", flush=True)
+            save(kernel, build, results + [r for r in known.values() if r not in results])
         print(f"{kernel.name}: bugs found {summary(results, 'mutant')}, barriers missed {summary(results, 'barrier')}, "
               f"equivalent {sum(1 for r in results if r.equivalent)} ({time.monotonic() - begin:.0f} s)", flush=True)
-        folder = build.directory / "mutants"
-        folder.mkdir(exist_ok=True)
-        (folder / f"{kernel.name}.json").write_text(json.dumps([dataclasses.asdict(r) for r in results], indent=1))
     return ok
+
+
+def save(kernel, build, results):
+    folder = build.directory / "mutants"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{kernel.name}.json").write_text(json.dumps([dataclasses.asdict(r) for r in results], indent=1))
 
 
 # ---------------------------------------------------------------- record
@@ -274,33 +292,34 @@ def run(kernels, build, jobs):
 def record(kernels, build):
     rows, reasons, totals = [], [], [0, 0, 0, 0]
     for kernel in kernels:
-        path = build.directory / "mutants" / f"{kernel.name}.json"
-        results = [Result(**r) for r in json.loads(path.read_text())] if path.exists() else []
-        if [r.bug for r in results if r.kind == "mutant"] != [b.bug for b in kernel.mutant]:
-            sys.exit(f"mutate.py: run {kernel.name} first: its last run is not of this list")
+        results = last_run(kernel, build)
         mutants, missed = summary(results, "mutant"), summary(results, "barrier")
+        not_run = len(kernel.mutant) - sum(1 for r in results if r.kind == "mutant")
         for i, number in enumerate(re.findall(r"\d+", mutants + " " + missed)):
             totals[i] += int(number)
         equivalent = [r for r in results if r.equivalent]
-        rows.append(f"| `{kernel.source}` | {mutants} | {missed} | {len(equivalent)} |")
-        reasons += [f"| `{kernel.name}` | {re.sub(r'^[^ ]+:[0-9]+ ', '', r.bug) if r.kind == 'barrier' else r.bug} | {r.equivalent} |"
-                    for r in equivalent]
-        reasons += [f"| `{kernel.name}` | {r.bug} | **survived** |" for r in results if not r.seen and not r.equivalent]
+        rest = f", {not_run} not yet run" if not_run else ""
+        if not_run and missed == "0 of 0":
+            missed = "not yet run"
+        rows.append(f"| `{kernel.source}` | {mutants}{rest} | {missed} | {len(equivalent)} |")
+        for r in equivalent + [r for r in results if not r.seen and not r.equivalent]:
+            bug = f"without `{r.bug.split(' ', 1)[1]}`" if r.kind == "barrier" else r.bug
+            reasons.append(f"| `{kernel.name}` | {bug} | {r.equivalent or '**survived**'} |")
     today = datetime.datetime.now(datetime.timezone.utc).date()
     RECORD.write_text(f"""# Bugs planted in the kernels, and how many the tests find
 
-Written by `tests/cuda_emulator/mutate.py build/release --record`, {today}: the last run of every list in `mutants/`. A bug counts
-as found when a test fails, a launch ends with an error of the emulator, or the tests never end. Barriers are left out one at a
-time.
+Written by `tests/cuda_emulator/mutate.py build/release --record` on {today} from the last run of every list in `mutants/`. A bug
+counts as found when a test fails, a launch ends with an error of the emulator, or the tests never end. Barriers are left out one at
+a time.
 
 | file | bugs found | barriers missed | no test can see |
 |---|---|---|---|
 {chr(10).join(rows)}
 | **all** | **{totals[0]} of {totals[1]}** | **{totals[2]} of {totals[3]}** | {sum(1 for r in reasons if "**survived**" not in r)} |
 
-Those that no test can see, planted all the same, and those that survived:
+Bugs that no test can see, which are planted all the same, and bugs that survived:
 
-| kernel | bug | why |
+| list | bug | why |
 |---|---|---|
 {chr(10).join(reasons)}
 """)
@@ -313,6 +332,7 @@ def main():
     parser.add_argument("build", nargs="?", type=pathlib.Path, help="a build tree, such as build/release")
     parser.add_argument("kernels", nargs="*", help="names of lists; all if none")
     parser.add_argument("--check", action="store_true", help="only look whether every bug fits")
+    parser.add_argument("--again", action="store_true", help="only what the last run did not find, or try")
     parser.add_argument("--record", action="store_true", help="write MUTANTS.md from the last runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="bugs at a time")
     arguments = parser.parse_args()
@@ -329,8 +349,7 @@ def main():
     build = Build(arguments.build)
     if arguments.record:
         return record(kernels, build)
-    os.nice(5)
-    return run(kernels, build, arguments.jobs)
+    return run(kernels, build, arguments.jobs, arguments.again)
 
 
 if __name__ == "__main__":

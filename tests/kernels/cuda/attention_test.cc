@@ -44,7 +44,7 @@ class CudaAttentionTest : public CudaTest {
     std::shuffle(order.begin(), order.end(), random);
     const int64_t width = heads * block_size * head_size;
     Data data{Make(DType::kF16, num_tokens, heads * head_size, 2 * heads * head_size),
-              Make(DType::kF16, num_tokens, heads * head_size),
+              Make(DType::kF16, num_tokens, heads * head_size, 6),
               Make(DType::kF16, num_blocks, width),
               Make(DType::kF16, num_blocks, width),
               Make(DType::kI32, static_cast<int64_t>(sequences.size()), per_table),
@@ -139,9 +139,13 @@ TEST_F(CudaAttentionTest, DecodeMatchesReference) {
 }
 
 TEST_F(CudaAttentionTest, DecodeOfMoreSequencesThanTheWorkspaceHolds) {
-  ctx_.workspace_bytes = 3 * 2 * 2 * (64 + 2) * sizeof(float);
+  constexpr int64_t kFloats = 3 * 2 * 2 * (64 + 2);  // of three sequences, two heads, two pieces
+  Mirror workspace = Make(DType::kF32, 1, kFloats);
+  std::byte* const own = std::exchange(ctx_.workspace, workspace.device().as<std::byte>());
+  ctx_.workspace_bytes = kFloats * sizeof(float);
   Data data = MakeData({{200, 1}, {3, 1}, {129, 1}, {1, 1}, {256, 1}, {131, 1}, {2, 1}}, 2, 64, 16);
   Expect(data, /*decode=*/true);
+  ctx_.workspace = own;
 }
 
 TEST_F(CudaAttentionTest, DecodeOfMoreSequencesThanThereAreCounters) {
