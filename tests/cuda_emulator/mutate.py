@@ -290,7 +290,7 @@ def save(kernel, build, results):
 # ---------------------------------------------------------------- record
 
 def record(kernels, build):
-    rows, reasons, totals = [], [], [0, 0, 0, 0]
+    rows, reasons, totals, all_not_run = [], [], [0, 0, 0, 0], 0
     for kernel in kernels:
         results = last_run(kernel, build)
         mutants, missed = summary(results, "mutant"), summary(results, "barrier")
@@ -298,6 +298,7 @@ def record(kernels, build):
         for i, number in enumerate(re.findall(r"\d+", mutants + " " + missed)):
             totals[i] += int(number)
         equivalent = [r for r in results if r.equivalent]
+        all_not_run += not_run
         rest = f", {not_run} not yet run" if not_run else ""
         if not_run and missed == "0 of 0":
             missed = "not yet run"
@@ -315,7 +316,7 @@ a time.
 | file | bugs found | barriers missed | no test can see |
 |---|---|---|---|
 {chr(10).join(rows)}
-| **all** | **{totals[0]} of {totals[1]}** | **{totals[2]} of {totals[3]}** | {sum(1 for r in reasons if "**survived**" not in r)} |
+| **all** | **{totals[0]} of {totals[1]}**, {all_not_run} not yet run | **{totals[2]} of {totals[3]}** | {sum(1 for r in reasons if "**survived**" not in r)} |
 
 Bugs that no test can see, which are planted all the same, and bugs that survived:
 
