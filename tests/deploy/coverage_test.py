@@ -19,11 +19,11 @@ TESTS = {
     "deploy/release/": "release_test.py",
     "deploy/slurm/": "slurm_test.py",
     "deploy/systemd/": "systemd_test.py",
-    # By tests/run.sh itself, which begins with it; the toolkits' scripts are only read here.
+    "deploy/quickstart.sh": "quickstart_test.py",
+    # Run by tests/run.sh, which begins with the first and builds with what the others lay out; read here.
     "deploy/install-deps.sh": "coverage_test.py",
     "deploy/install-cuda12.sh": "coverage_test.py",
     "deploy/install-cuda13.sh": "coverage_test.py",
-    "deploy/quickstart.sh": "coverage_test.py",
 }
 
 
@@ -43,6 +43,13 @@ def test_every_script_is_clean_shell():
     assert len(scripts) >= 4
     for path in scripts:
         subprocess.run(["shellcheck", "--severity=warning", path], cwd=ROOT, check=True)
+
+
+def test_every_install_script_is_run_by_the_tests():
+    run = (ROOT / "tests" / "run.sh").read_text()
+    for script in files():
+        if script.startswith("deploy/install-"):
+            assert f"bash {script}" in run, f"no stage runs {script}"
 
 
 def test_the_readme_names_every_folder_and_file():
