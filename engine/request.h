@@ -91,7 +91,7 @@ struct TokenEvent {
   std::vector<TokenScore> prompt_scores;  // answer 0 only: of prompt tokens prompt_scores_begin, +1, ...
   int32_t prompt_scores_begin = 0;        // >= 1: the first prompt token has no prediction
   int32_t cached_tokens = 0;              // prompt tokens that the cache had; set with the first token
-  int64_t queue_ns = 0;                   // from Submit to the first step that computes the request; likewise
+  int64_t queue_ns = 0;                   // from Submit to its first step; likewise, or with an end without a token
   int64_t engine_ns = 0;                  // of the steps since the answer's last event, its share by tokens computed
   absl::Status error;                     // with kError
 };

@@ -55,6 +55,7 @@ constexpr ForeignFlag kForeignFlags[] = {
     // TGI
     {"--model-id", kIsPositional},
     {"--num-shard", "--tensor-parallel-size"},
+    {"--otlp-endpoint", "--otlp-traces-endpoint"},
     {"--hostname", "--host"},
     {"--max-total-tokens", "--max-model-len"},
     {"--max-input-tokens", "--max-model-len"},

@@ -44,6 +44,16 @@ absl::Status ParseSwitch(std::string_view text, bool& value) {
   return absl::OkStatus();
 }
 
+absl::Status ParseRatio(std::string_view text, double& value) {
+  double ratio = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), ratio);
+  if (error != std::errc() || end != text.data() + text.size() || !(ratio >= 0 && ratio <= 1)) {
+    return InvalidArgument("must be a number from 0 to 1");
+  }
+  value = ratio;
+  return absl::OkStatus();
+}
+
 absl::Status ParseText(std::string_view text, std::string& value) {
   if (text.empty()) return InvalidArgument("must not be empty");
   value = text;
@@ -207,6 +217,14 @@ constexpr ServerOption kOptions[] = {
     {"metrics-compat", "none|vllm", "also give the numbers at /metrics the names that vLLM has for them", false,
      [](std::string_view text, Config& c) { return ParseChoice(text, kMetricsCompat, c.vllm_metrics); },
      [](const Config& c) { return PrintChoice(c.vllm_metrics, kMetricsCompat); }},
+    {"otlp-traces-endpoint", "URL",
+     "record completions as OpenTelemetry spans; such as http://127.0.0.1:4318/v1/traces", false,
+     [](std::string_view text, Config& c) { return ParseText(text, c.otlp_traces_endpoint); },
+     [](const Config& c) { return c.otlp_traces_endpoint; }},
+    {"trace-sampling", "RATIO",
+     "the part of completions that is recorded, 0 to 1; those with a traceparent say it there", false,
+     [](std::string_view text, Config& c) { return ParseRatio(text, c.trace_sampling); },
+     [](const Config& c) { return fmt::format("{}", c.trace_sampling); }},
     {"log-level", "info|warning|error", "the least of the events that are written; SIGHUP reads it again", false,
      [](std::string_view text, Config& c) { return ParseChoice(text, kLogLevels, c.log_level); },
      [](const Config& c) { return PrintChoice(c.log_level, kLogLevels); }},

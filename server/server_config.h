@@ -39,7 +39,9 @@ struct ServerConfig {
   bool ignore_unknown_fields = false;     // of requests; else they are errors
   int32_t shutdown_timeout_seconds = 30;  // for what runs when SIGTERM comes
   LogFormat log_format = LogFormat::kText;
-  bool vllm_metrics = false;  // /metrics has vLLM's names too
+  bool vllm_metrics = false;         // /metrics has vLLM's names too
+  std::string otlp_traces_endpoint;  // a collector's URL; empty: no traces
+  double trace_sampling = 1.0;       // of requests without a traceparent, the part that is recorded
   LogLevel log_level = LogLevel::kInfo;
   int32_t replicas = 1;           // engine processes, each with the whole model
   std::string engine_launcher;    // a command, split at spaces, that starts each rank as a process; empty: as threads

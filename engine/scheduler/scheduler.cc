@@ -222,6 +222,10 @@ void Scheduler::Finish(Sequence& sequence, TokenEvent last_event) {
   sequence.state = SequenceState::kFinished;
   --num_unfinished_;
   --request.num_unfinished;
+  // What ends before its first token says here how long it waited, if a step came to it.
+  if (sequence.num_tokens() == request.prompt_tokens() + std::ssize(request.request.generated)) {
+    last_event.queue_ns = request.queue_ns;
+  }
   Emit(sequence, std::move(last_event));
   if (request.num_unfinished > 0) {
     if (request.lead == sequence.choice) ReplaceLead(request);

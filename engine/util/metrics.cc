@@ -80,6 +80,11 @@ constexpr MetricInfo kUsageLogFailures = {"optserve_usage_log_failures_total",
 constexpr MetricInfo kUsageRecordsLost = {"optserve_usage_records_lost_total",
                                           "Requests whose usage was given up, because the log could not be written.",
                                           MetricType::Counter};
+constexpr MetricInfo kTraceSpansExported = {"optserve_trace_spans_exported_total",
+                                            "Spans that the collector of traces has taken.", MetricType::Counter};
+constexpr MetricInfo kTraceSpansDropped = {"optserve_trace_spans_dropped_total",
+                                           "Spans given up, because the collector of traces did not take them.",
+                                           MetricType::Counter};
 constexpr MetricInfo kEngineHealthy = {"optserve_engine_healthy", "1 while the engine answers, else 0.",
                                        MetricType::Gauge};
 constexpr MetricInfo kDraining = {"optserve_draining", "1 from SIGTERM on, while running requests finish, else 0.",
@@ -185,6 +190,8 @@ class Metrics::Impl {
   prometheus::Gauge draining;
   prometheus::Counter usage_log_failures;
   prometheus::Counter usage_records_lost;
+  prometheus::Counter trace_spans_exported;
+  prometheus::Counter trace_spans_dropped;
 };
 
 Metrics::Metrics(std::string_view version) : impl_(std::make_unique<Impl>(version)) {}
@@ -197,6 +204,12 @@ void Metrics::CountEngineRestart() { impl_->engine_restarts.Increment(); }
 void Metrics::SetDraining() { impl_->draining.Set(1); }
 void Metrics::CountUsageLogFailure() { impl_->usage_log_failures.Increment(); }
 void Metrics::CountUsageRecordLost() { impl_->usage_records_lost.Increment(); }
+void Metrics::CountTraceSpansExported(size_t num_spans) {
+  impl_->trace_spans_exported.Increment(static_cast<double>(num_spans));
+}
+void Metrics::CountTraceSpansDropped(size_t num_spans) {
+  impl_->trace_spans_dropped.Increment(static_cast<double>(num_spans));
+}
 
 void Metrics::ObserveRequest(double seconds, FinishReason finish) {
   impl_->request_duration.Observe(seconds);
@@ -241,6 +254,8 @@ std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool 
       Value(kNonfiniteRows, count(stats.nonfinite_rows)),
       Value(kUsageLogFailures, usage_log_failures.Value()),
       Value(kUsageRecordsLost, usage_records_lost.Value()),
+      Value(kTraceSpansExported, trace_spans_exported.Value()),
+      Value(kTraceSpansDropped, trace_spans_dropped.Value()),
       Value(kEngineHealthy, engine_healthy ? 1 : 0),
       Value(kDraining, draining.Value()),
       Value(kBuildInfo, 1, {{"version", version}}),

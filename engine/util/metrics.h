@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -38,6 +39,10 @@ class Metrics {
   // Of the usage ledger: attempts to write that failed, and records that were given up.
   void CountUsageLogFailure();
   void CountUsageRecordLost();
+
+  // Of traces: spans that the collector has taken, and spans that it did not get.
+  void CountTraceSpansExported(size_t num_spans);
+  void CountTraceSpansDropped(size_t num_spans);
 
   // Prometheus text, version 0.0.4. `stats` may come from a younger engine than the last time: Prometheus takes a
   // counter that falls for a restart.

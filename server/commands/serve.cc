@@ -3,8 +3,10 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -34,11 +36,14 @@
 #include "server/commands/runtime_files.h"
 #include "server/commands/service_notifier.h"
 #include "server/commands/signal_thread.h"
+#include "server/commands/trace_collector.h"
 #include "server/completion/completion_service.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
 #include "server/replicas/supervisor.h"
 #include "server/text/tokenizer.h"
+#include "server/tracing/request_trace.h"
+#include "server/tracing/span_exporter.h"
 
 namespace optserve {
 namespace {
@@ -139,6 +144,7 @@ class Server {
     OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path tokenizer_directory,
                               ResolveTokenizer(config_.tokenizer, directory));
     OPTSERVE_ASSIGN_OR_RETURN(files_, RuntimeFiles::Open(config_, reread_, log_, metrics_));
+    OPTSERVE_RETURN_IF_ERROR(StartTracing());
     OPTSERVE_RETURN_IF_ERROR(StartHttp());
     StartEngine(directory);
     OPTSERVE_RETURN_IF_ERROR(StartGrpc());
@@ -173,6 +179,24 @@ class Server {
     return absl::OkStatus();
   }
 
+  absl::Status StartTracing() {
+    if (config_.otlp_traces_endpoint.empty()) return absl::OkStatus();
+    OPTSERVE_ASSIGN_OR_RETURN(SpanExporter::Send send, SendToCollector(config_.otlp_traces_endpoint));
+    SpanExporter::Options options = {.version = OPTSERVE_VERSION, .log = &log_, .metrics = &metrics_};
+    std::array<char, 256> host = {};
+    if (gethostname(host.data(), host.size() - 1) != 0) host[0] = '\0';
+    options.resource = {{"service.name", "optserve"},
+                        {"service.version", OPTSERVE_VERSION},
+                        {"service.instance.id", fmt::format("{}:{}", host.data(), getpid())},
+                        {"host.name", host.data()},
+                        {"process.pid", int64_t{getpid()}}};
+    exporter_.emplace(std::move(options), std::move(send));
+    tracer_.emplace(config_.trace_sampling, [this](std::vector<Span> spans) { exporter_->Export(std::move(spans)); });
+    return absl::OkStatus();
+  }
+
+  const Tracer* tracer() const { return tracer_ ? &*tracer_ : nullptr; }
+
   absl::Status StartHttp() {
     HttpServer::Options options = {.host = config_.host, .port = config_.port};
     options.limits = config_.http_limits;
@@ -194,6 +218,7 @@ class Server {
     }
     options.probes_need_key = config_.probes_need_key;
     options.metrics_need_key = config_.metrics_need_key;
+    options.tracer = tracer();
     if (const TlsCertificate* tls = files_->tls()) options.tls = [tls] { return tls->context(); };
     options.log = &log_;
     OPTSERVE_ASSIGN_OR_RETURN(http_, HttpServer::Start(std::move(options)));
@@ -208,6 +233,7 @@ class Server {
     options.ignore_unknown_fields = config_.ignore_unknown_fields;
     options.max_request_bytes = static_cast<int>(std::min<size_t>(config_.http_limits.body_bytes, INT32_MAX));
     options.stall_time = config_.http_limits.stall_time;
+    options.tracer = tracer();
     options.ready = [this] { return EngineHealth(); };
     if (AccessControl* access = files_->access()) {
       options.authorize = [access](std::string_view authorization, std::string_view address) {
@@ -337,6 +363,8 @@ class Server {
   Happenings happenings_;
   SignalThread signals_;  // before any other thread
   bool loaded_ = false;
+  std::optional<SpanExporter> exporter_;
+  std::optional<Tracer> tracer_;
   std::unique_ptr<RuntimeFiles> files_;
   std::unique_ptr<Supervisor> engine_;
   std::atomic<const Supervisor*> running_engine_ = nullptr;  // for the I/O threads, which are there before it

@@ -139,6 +139,7 @@ void CallState::Begin(std::vector<PreparedPrompt> prompts, const std::vector<uin
   {
     const std::lock_guard lock(mu_);
     has_begun_ = true;
+    if (setup_.trace != nullptr) times_.resize(prompts_.size());
   }
   if (const absl::Status status = SubmitAll(seeds); !status.ok()) Fail(status);
 }
@@ -151,6 +152,7 @@ absl::Status CallState::SubmitAll(const std::vector<uint64_t>& seeds) {
       const std::lock_guard lock(mu_);
       if (has_ended_) return absl::OkStatus();
       submitted_.push_back(id);
+      if (!times_.empty()) times_[i].submit_ns = NowNs();
       num_open_ += num_candidates();
     }
     absl::Status status = setup_.engine->Submit(MakeRequest(prompts_[i].prompt, id, seeds[i]), shared_from_this());
@@ -183,6 +185,7 @@ void CallState::OnEvents(std::vector<TokenEvent> events) {
   std::optional<UsageRecord> record;
   {
     const std::lock_guard lock(mu_);
+    if (!times_.empty()) NoteTimes(events, now_ns);
     for (const TokenEvent& event : events) {
       engine_ns_ += event.engine_ns;
       if (event.finish != FinishReason::kNone) --num_open_;
@@ -196,6 +199,14 @@ void CallState::OnEvents(std::vector<TokenEvent> events) {
   }
   Record(record);
   if (has_news) setup_.on_ready();
+}
+
+void CallState::NoteTimes(const std::vector<TokenEvent>& events, int64_t now_ns) {
+  for (const TokenEvent& event : events) {
+    PromptTimes& times = times_[event.request - setup_.first_request];
+    if (times.queue_ns == 0) times.queue_ns = event.queue_ns;
+    if (times.first_token_ns == 0 && event.token) times.first_token_ns = now_ns;
+  }
 }
 
 CompletionBatch CallState::Take() {
@@ -268,6 +279,7 @@ void CallState::Answer(PromptState& prompt, const TimedEvent& timed, std::vector
   CompletionEvent piece = choice.assembler.Push(event, prompt.scores);
   if (choice.assembler.finished()) {
     --num_unfinished_;
+    choice.end_ns = timed.time_ns;
     if (piece.finish == FinishReason::kLength) reason_ = FinishReason::kLength;
     if (event.finish == FinishReason::kNone) setup_.engine->CancelChoice(event.request, event.choice);
   }
@@ -330,6 +342,7 @@ void CallState::End(FinishReason reason, const std::optional<Usage>& usage) {
     has_begun = has_begun_;
     arrivals_.clear();
     end_reason_ = reason;
+    end_ns_ = NowNs();
     if (has_begun) {
       // The engine's own errors cost nobody anything.
       if (reason != FinishReason::kError) used_tokens = usage_.prompt_tokens;
@@ -369,10 +382,32 @@ void CallState::Record(const std::optional<UsageRecord>& record) const {
   if (record) setup_.ledger->Append(*record);
 }
 
+void CallState::RecordTrace() {
+  CallRecord record{.id = setup_.id,
+                    .model = setup_.model_name,
+                    .usage = spent_,
+                    .engine_seconds = Seconds(engine_ns_),
+                    .finish = FinishName(end_reason_),
+                    .prompts = std::move(times_)};
+  for (size_t i = 0; i < record.prompts.size(); ++i) {
+    bool is_cut_off = false;  // then the part it was in goes up to the end of all
+    int64_t& end_ns = record.prompts[i].end_ns;
+    for (const Choice& choice : prompts_[i].choices) {
+      const bool has_finished = choice.end_ns != 0;
+      end_ns = std::max(end_ns, has_finished ? choice.end_ns : end_ns_);
+      is_cut_off = is_cut_off || (!has_finished && end_reason_ == FinishReason::kCancelled);
+      record.finish_reasons.emplace_back(FinishName(has_finished ? choice.assembler.finish() : end_reason_));
+    }
+    if (is_cut_off) end_ns = 0;
+  }
+  setup_.trace->Record(request_, std::move(record));
+}
+
 // The engine may have gone without saying the last word, as it does when the server ends.
 CallState::~CallState() {
   const std::lock_guard lock(mu_);
   Record(TakeRecord(/*is_over=*/true));
+  if (setup_.trace != nullptr) RecordTrace();
 }
 
 }  // namespace optserve

@@ -18,6 +18,7 @@
 #include "server/completion/choice_assembler.h"
 #include "server/completion/completion_service.h"
 #include "server/completion/prompts.h"
+#include "server/tracing/request_trace.h"
 
 namespace optserve {
 
@@ -38,6 +39,7 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
     RequestId first_request = 0;  // prompt i is request first_request + i
     int64_t start_ns = 0;         // monotonic, when the client's request arrived
     std::function<void()> on_ready;
+    std::shared_ptr<RequestTrace> trace;  // nullptr: it is not recorded
   };
 
   CallState(Setup setup, CompletionRequest request);
@@ -72,6 +74,7 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
     ChoiceAssembler assembler;
     CompletionEvent whole;      // not streamed: all of it so far
     int64_t last_token_ns = 0;  // 0: none yet
+    int64_t end_ns = 0;         // 0: it goes on
   };
 
   struct TimedEvent {
@@ -102,6 +105,10 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
   std::optional<UsageRecord> TakeRecord(bool is_over) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Record(const std::optional<UsageRecord>& record) const;
 
+  // Notes when something first happened to the prompts of `events`, for the trace.
+  void NoteTimes(const std::vector<TokenEvent>& events, int64_t now_ns) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void RecordTrace() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   int32_t num_candidates() const { return request_.best_of.value_or(request_.n); }
 
   const Setup setup_;
@@ -120,6 +127,8 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
   int32_t num_open_ ABSL_GUARDED_BY(mu_) = 0;  // answers that were submitted, and whose last event has not come
   FinishReason end_reason_ ABSL_GUARDED_BY(mu_) = FinishReason::kNone;
   bool is_recorded_ ABSL_GUARDED_BY(mu_) = false;
+  int64_t end_ns_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<PromptTimes> times_ ABSL_GUARDED_BY(mu_);  // of each prompt; empty without a trace
 
   std::vector<PromptState> prompts_;
   Usage usage_;

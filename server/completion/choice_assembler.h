@@ -43,6 +43,7 @@ class ChoiceAssembler {
 
   // Whether the choice has ended: by the engine, or by a stop string, of which the engine knows nothing.
   bool finished() const { return finish_ != FinishReason::kNone; }
+  FinishReason finish() const { return finish_; }
 
   int32_t num_tokens() const { return num_tokens_; }
 

@@ -80,7 +80,8 @@ class CompletionService::Impl {
         system_fingerprint_(Fingerprint(options_.served_model_name, engine.model())),
         queue_(options_.tokenizer_threads, options_.max_waiting_texts) {}
 
-  std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
+  std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready,
+                                        std::shared_ptr<RequestTrace> trace);
 
   // A request of that key for that model begins: its part of the key's limits, none where there are none.
   absl::StatusOr<std::unique_ptr<QuotaLease>> Admit(std::string_view api_key_id, std::string_view model) const;
@@ -109,7 +110,8 @@ absl::StatusOr<std::unique_ptr<QuotaLease>> CompletionService::Impl::Admit(std::
 }
 
 std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
-                                                               std::function<void()> on_ready) {
+                                                               std::function<void()> on_ready,
+                                                               std::shared_ptr<RequestTrace> trace) {
   absl::StatusOr<std::unique_ptr<QuotaLease>> lease = Admit(request.api_key_id, request.model);
   const absl::Status refusal = lease.status();
   std::string id = fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64());
@@ -125,7 +127,8 @@ std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest
                        .model_name = options_.served_model_name,
                        .first_request = next_request_.fetch_add(request.prompts.size()),
                        .start_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count(),
-                       .on_ready = std::move(on_ready)},
+                       .on_ready = std::move(on_ready),
+                       .trace = std::move(trace)},
       std::move(request));
   auto call = std::make_shared<Call>(
       state, std::move(id),
@@ -157,8 +160,9 @@ CompletionService::CompletionService(EngineClient& engine, std::optional<Tokeniz
 
 CompletionService::~CompletionService() = default;
 
-std::shared_ptr<CompletionCall> CompletionService::Start(CompletionRequest request, std::function<void()> on_ready) {
-  return impl_->Start(std::move(request), std::move(on_ready));
+std::shared_ptr<CompletionCall> CompletionService::Start(CompletionRequest request, std::function<void()> on_ready,
+                                                         std::shared_ptr<RequestTrace> trace) {
+  return impl_->Start(std::move(request), std::move(on_ready), std::move(trace));
 }
 
 absl::StatusOr<std::vector<int32_t>> CompletionService::Tokenize(std::string_view api_key_id, std::string_view model,

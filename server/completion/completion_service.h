@@ -18,6 +18,7 @@ namespace optserve {
 
 class KeyQuotas;
 class Metrics;
+class RequestTrace;
 class UsageLedger;
 
 // What a call has produced since it was last asked.
@@ -78,8 +79,10 @@ class CompletionService {
   // Begins a request. `on_ready` is called from any thread, also from within Start, whenever Take may have something
   // new: at least once after the last event; calls may be spurious. It must not block and must not call Take itself. It
   // may still run when the call has been cancelled or destroyed by another thread, so it owns what it touches.
-  // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take.
-  std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready);
+  // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take. `trace` is told what
+  // became of it, when the engine is through with it; nullptr: nobody records it.
+  std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready,
+                                        std::shared_ptr<RequestTrace> trace = nullptr);
 
   // The tokenizer alone, for a client whose key has `api_key_id`. Each call is one of the key's requests a minute and
   // at a time. Takes as long as the text is; any thread. Errors as of a completion: another `model` than the one

@@ -14,7 +14,8 @@ using Clock = std::chrono::steady_clock;
 void CallInProgress::Begin(uint64_t id, CompletionService& service, CompletionRequest request) {
   id_ = id;
   // The pump is shared, because an engine may say "ready" until its last event, whatever has become of the server.
-  std::shared_ptr<CompletionCall> call = service.Start(std::move(request), [pump = pump_, id] { pump->Post(id); });
+  std::shared_ptr<CompletionCall> call = service.Start(
+      std::move(request), [pump = pump_, id] { pump->Post(id); }, trace_.request());
   {
     std::lock_guard lock(mu_);
     completion_ = std::move(call);
@@ -33,6 +34,16 @@ void CallInProgress::Cancelled() {
   Advance();
 }
 
+void CallInProgress::Done() {
+  grpc::StatusCode code;
+  {
+    std::lock_guard lock(mu_);
+    code = code_;
+  }
+  trace_.Finish(code);
+  pump_->Remove(id_);
+}
+
 CompletionHead CallInProgress::Head() const {
   return {.id = completion_->id(),
           .created = completion_->created(),
@@ -41,8 +52,9 @@ CompletionHead CallInProgress::Head() const {
 }
 
 grpc::ServerUnaryReactor* UnaryCall::Start(std::shared_ptr<CallPump> pump, CompletionService& service,
-                                           CompletionRequest request, v1::CompletionResponse* response) {
-  auto call = std::make_shared<UnaryCall>(pump, service, response);
+                                           CompletionRequest request, v1::CompletionResponse* response,
+                                           CallTrace trace) {
+  auto call = std::make_shared<UnaryCall>(pump, service, response, std::move(trace));
   call->Begin(pump->Add(call), service, std::move(request));
   return call.get();  // lives until OnDone, and that comes after this has returned to gRPC
 }
@@ -65,6 +77,7 @@ void UnaryCall::Advance() {
       }
     }
     finished_ = true;
+    code_ = status.error_code();
   }
   Finish(std::move(status));
 }
@@ -72,16 +85,17 @@ void UnaryCall::Advance() {
 grpc::ServerWriteReactor<v1::CompletionEvent>* StreamCall::Start(std::shared_ptr<CallPump> pump,
                                                                  CompletionService& service, CompletionRequest request,
                                                                  grpc::CallbackServerContext* context,
-                                                                 std::chrono::milliseconds stall_time) {
-  auto call = std::make_shared<StreamCall>(pump, service, request, context, stall_time);
+                                                                 std::chrono::milliseconds stall_time,
+                                                                 CallTrace trace) {
+  auto call = std::make_shared<StreamCall>(pump, service, request, context, stall_time, std::move(trace));
   call->Begin(pump->Add(call), service, std::move(request));
   return call.get();  // as above
 }
 
 StreamCall::StreamCall(std::shared_ptr<CallPump> pump, const CompletionService& service,
                        const CompletionRequest& request, grpc::CallbackServerContext* context,
-                       std::chrono::milliseconds stall_time)
-    : CallInProgress(std::move(pump), service),
+                       std::chrono::milliseconds stall_time, CallTrace trace)
+    : CallInProgress(std::move(pump), service, std::move(trace)),
       continuous_usage_(request.continuous_usage_stats),
       context_(context),
       stall_time_(stall_time),
@@ -126,6 +140,7 @@ void StreamCall::Advance() {
       return;
     }
     finished_ = !write;
+    code_ = status.error_code();
   }
   // Nobody else writes or finishes in between: writing_ or finished_ keeps them off.
   if (write) {

@@ -12,6 +12,7 @@
 #include "server/api/json_response.h"
 #include "server/completion/completion_service.h"
 #include "server/grpc/call_pump.h"
+#include "server/grpc/call_trace.h"
 
 // The two ways in which a CompletionCall answers a gRPC call: gRPC's reactor on one side, CallPump on the other.
 //
@@ -24,8 +25,8 @@ namespace optserve {
 // What both have: the CompletionCall, and how it begins and ends.
 class CallInProgress : public PumpedCall {
  public:
-  CallInProgress(std::shared_ptr<CallPump> pump, const CompletionService& service)
-      : pump_(std::move(pump)), model_(service.options().served_model_name) {}
+  CallInProgress(std::shared_ptr<CallPump> pump, const CompletionService& service, CallTrace trace)
+      : pump_(std::move(pump)), model_(service.options().served_model_name), trace_(std::move(trace)) {}
 
   void Pump() final { Advance(); }
 
@@ -40,7 +41,7 @@ class CallInProgress : public PumpedCall {
   void Cancelled();
 
   // gRPC's OnDone; destroys the call.
-  void Done() { pump_->Remove(id_); }
+  void Done();
 
   // Of all messages of the answer. Under mu_, with a completion_.
   CompletionHead Head() const;
@@ -48,11 +49,13 @@ class CallInProgress : public PumpedCall {
   const std::shared_ptr<CallPump> pump_;
   const std::string model_;
   uint64_t id_ = 0;
+  CallTrace trace_;
 
   std::mutex mu_;                               // all below
   std::shared_ptr<CompletionCall> completion_;  // none until it has begun
   bool cancelled_ = false;
-  bool finished_ = false;  // Finish was called, or is about to be
+  bool finished_ = false;                                // Finish was called, or is about to be
+  grpc::StatusCode code_ = grpc::StatusCode::CANCELLED;  // with finished_: what it was called with
 };
 
 // Completion.Complete: collects all of the answer.
@@ -60,10 +63,11 @@ class UnaryCall final : public CallInProgress, public grpc::ServerUnaryReactor {
  public:
   // Begins and returns the reactor of the call.
   static grpc::ServerUnaryReactor* Start(std::shared_ptr<CallPump> pump, CompletionService& service,
-                                         CompletionRequest request, v1::CompletionResponse* response);
+                                         CompletionRequest request, v1::CompletionResponse* response, CallTrace trace);
 
-  UnaryCall(std::shared_ptr<CallPump> pump, const CompletionService& service, v1::CompletionResponse* response)
-      : CallInProgress(std::move(pump), service), response_(response) {}
+  UnaryCall(std::shared_ptr<CallPump> pump, const CompletionService& service, v1::CompletionResponse* response,
+            CallTrace trace)
+      : CallInProgress(std::move(pump), service, std::move(trace)), response_(response) {}
 
   void Tick(std::chrono::steady_clock::time_point /*now*/) override {}
   void OnCancel() override { Cancelled(); }
@@ -83,10 +87,10 @@ class StreamCall final : public CallInProgress, public grpc::ServerWriteReactor<
   static grpc::ServerWriteReactor<v1::CompletionEvent>* Start(std::shared_ptr<CallPump> pump,
                                                               CompletionService& service, CompletionRequest request,
                                                               grpc::CallbackServerContext* context,
-                                                              std::chrono::milliseconds stall_time);
+                                                              std::chrono::milliseconds stall_time, CallTrace trace);
 
   StreamCall(std::shared_ptr<CallPump> pump, const CompletionService& service, const CompletionRequest& request,
-             grpc::CallbackServerContext* context, std::chrono::milliseconds stall_time);
+             grpc::CallbackServerContext* context, std::chrono::milliseconds stall_time, CallTrace trace);
 
   void Tick(std::chrono::steady_clock::time_point now) override;
   void OnWriteDone(bool ok) override;

@@ -67,12 +67,13 @@ absl::StatusOr<CompletionService*> GrpcCompletionService::Service() const {
 }
 
 absl::StatusOr<GrpcCompletionService::Admitted> GrpcCompletionService::Admit(const grpc::CallbackServerContext& context,
+                                                                             std::string api_key_id,
                                                                              const v1::CompletionRequest& request,
                                                                              bool stream) const {
-  OPTSERVE_ASSIGN_OR_RETURN(Caller caller, FindCaller(context));
-  Admitted admitted{.service = caller.service};
+  Admitted admitted;
+  OPTSERVE_ASSIGN_OR_RETURN(admitted.service, Service());
   OPTSERVE_ASSIGN_OR_RETURN(admitted.request, DecodeCompletionRequest(request, stream, decode_options_));
-  admitted.request.api_key_id = std::move(caller.api_key_id);
+  admitted.request.api_key_id = std::move(api_key_id);
   if (const std::optional<double> left = SecondsLeft(context)) {
     if (*left <= 0) return absl::DeadlineExceededError("the call's deadline had passed before it began");
     admitted.request.timeout_seconds = std::min(admitted.request.timeout_seconds.value_or(*left), *left);
@@ -83,16 +84,30 @@ absl::StatusOr<GrpcCompletionService::Admitted> GrpcCompletionService::Admit(con
 grpc::ServerUnaryReactor* GrpcCompletionService::Complete(grpc::CallbackServerContext* context,
                                                           const v1::CompletionRequest* request,
                                                           v1::CompletionResponse* response) {
-  absl::StatusOr<Admitted> admitted = Admit(*context, *request, /*stream=*/false);
-  if (!admitted.ok()) return Answer(*context, admitted.status());
-  return UnaryCall::Start(pump_, *admitted->service, std::move(admitted->request), response);
+  absl::StatusOr<std::string> key = Authorize(*context);
+  if (!key.ok()) return Answer(*context, key.status());
+  CallTrace trace(options_.tracer, *context, "Complete");
+  absl::StatusOr<Admitted> admitted = Admit(*context, *std::move(key), *request, /*stream=*/false);
+  if (admitted.ok()) {
+    return UnaryCall::Start(pump_, *admitted->service, std::move(admitted->request), response, std::move(trace));
+  }
+  trace.Finish(ToGrpcStatus(admitted.status()).error_code());
+  return Answer(*context, admitted.status());
 }
 
 grpc::ServerWriteReactor<v1::CompletionEvent>* GrpcCompletionService::Stream(grpc::CallbackServerContext* context,
                                                                              const v1::CompletionRequest* request) {
-  absl::StatusOr<Admitted> admitted = Admit(*context, *request, /*stream=*/true);
-  if (!admitted.ok()) return new RefusedStream(ToGrpcStatus(admitted.status()));
-  return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context, options_.stall_time);
+  absl::StatusOr<std::string> key = Authorize(*context);
+  if (!key.ok()) return new RefusedStream(ToGrpcStatus(key.status()));
+  CallTrace trace(options_.tracer, *context, "Stream");
+  absl::StatusOr<Admitted> admitted = Admit(*context, *std::move(key), *request, /*stream=*/true);
+  if (admitted.ok()) {
+    return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context, options_.stall_time,
+                             std::move(trace));
+  }
+  const grpc::Status status = ToGrpcStatus(admitted.status());
+  trace.Finish(status.error_code());
+  return new RefusedStream(status);
 }
 
 absl::StatusOr<GrpcCompletionService::Caller> GrpcCompletionService::FindCaller(

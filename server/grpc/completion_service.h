@@ -57,13 +57,13 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   grpc::ServerUnaryReactor* AnswerLater(grpc::CallbackServerContext& context, size_t size,
                                         std::function<absl::Status()> work);
 
-  // All that comes before a completion: who asks, of whom, and for what. Applies the call's deadline.
+  // What comes before a completion once it is known who asks: of whom, and for what. Applies the call's deadline.
   struct Admitted {
     CompletionService* service = nullptr;
     CompletionRequest request;
   };
-  absl::StatusOr<Admitted> Admit(const grpc::CallbackServerContext& context, const v1::CompletionRequest& request,
-                                 bool stream) const;
+  absl::StatusOr<Admitted> Admit(const grpc::CallbackServerContext& context, std::string api_key_id,
+                                 const v1::CompletionRequest& request, bool stream) const;
 
   const GrpcServer::Options& options_;
   const ProtoDecodeOptions decode_options_;

@@ -15,6 +15,8 @@
 
 namespace optserve {
 
+class Tracer;
+
 // The gRPC front: optserve.v1.Completion (proto/optserve/v1/completion.proto), grpc.health.v1 and server reflection.
 //
 // It answers from the moment it has started, so that a taken port is known before a model is loaded: health at once,
@@ -57,6 +59,9 @@ class GrpcServer {
     // PEM of the certificate, those that lead to a root, and the key; looked at every second, and new connections get
     // what it then holds. Empty: everything is in clear.
     std::string tls_bundle_file;
+
+    // Records the part of completions in traces; none: a traceparent is passed on. Outlives the server.
+    const Tracer* tracer = nullptr;
 
     const Log* log = nullptr;  // outlives the server; gets a warning when `host` is not loopback
   };

@@ -85,9 +85,11 @@ Task<void> Connection::Run() {
   if (go_on) go_on = co_await ReadRequest(/*is_first=*/true);
   while (go_on) {
     go_on = co_await Answer(parser_.Take());
+    LeaveTrace();
     ChargeBody(0);
     if (go_on) go_on = co_await ReadRequest(/*is_first=*/false);
   }
+  LeaveTrace();  // of a request that did not come to its end
   co_await Close();
 }
 
@@ -96,6 +98,9 @@ Task<bool> Connection::ReadRequest(bool is_first) {
   SetDeadline(is_first ? limits.header_time : limits.idle_time);
   refusal_.reset();
   request_id_.clear();
+  tracing_ = {};
+  traceparent_.clear();
+  status_ = kClientHasLeft;  // until there is an answer
   minor_version_ = 1;
   keep_alive_ = true;
   is_head_ = false;
@@ -169,6 +174,7 @@ void Connection::DecideByHeader() {
   } else if (absl::StatusOr<std::string> key = Authorize(*match_.route); !key.ok()) {
     refusal_ = ErrorResponse(key.status());
   } else if (api_key_id_ = *std::move(key); match_.route->method == "POST") {
+    if (match_.route->handler == nullptr) JoinTrace();
     const std::string_view encoding = request.Field("content-encoding");
     if (!IsJson(request.Field("content-type"))) {
       refusal_ = UnsupportedMediaType(request.Field("content-type"));
@@ -178,6 +184,26 @@ void Connection::DecideByHeader() {
       refusal_ = ErrorResponse(ShuttingDown());
     }
   }
+}
+
+// Only who may ask makes spans.
+void Connection::JoinTrace() {
+  const HttpRequest& request = parser_.request();
+  tracing_ = BeginTrace(server_.options.tracer,
+                        ParseTraceContext(request.Fields("traceparent"), request.Fields("tracestate")));
+  if (tracing_.context) traceparent_ = FormatTraceparent(*tracing_.context);
+}
+
+// The answer is out, or there is nobody to take it.
+void Connection::LeaveTrace() {
+  if (tracing_.trace == nullptr) return;
+  const int status = broken_ ? kClientHasLeft : status_;
+  SpanAttributes attributes = {{"http.request.method", "POST"},
+                               {"http.route", std::string(match_.route->path)},
+                               {"http.response.status_code", int64_t{status}}};
+  if (status >= 400) attributes.emplace_back("error.type", fmt::format("{}", status));
+  tracing_.trace->Finish(std::move(attributes), /*failed=*/status >= 500);
+  tracing_.trace.reset();
 }
 
 absl::StatusOr<std::string> Connection::Authorize(const Route& route) const {
@@ -233,10 +259,9 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   const Clock::time_point begin = Clock::now();
   wakeup_.Clear(kEvents);
   const NoticeScope notice(*this);
-  const std::shared_ptr<CompletionCall> call =
-      service->Start(*std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); });
+  const std::shared_ptr<CompletionCall> call = service->Start(
+      *std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); }, tracing_.trace);
   answer.Begin(*call);
-  status_ = kClientHasLeft;  // until there is an answer
   bool go_on = false;
   if (stream) {
     go_on = co_await AnswerStreamed(*call, answer);
@@ -342,13 +367,14 @@ Task<bool> Connection::Refuse(const HttpResponse& response) {
 
 void Connection::LogFailure(std::string_view what) const {
   if (what.empty() || server_.options.log == nullptr) return;
-  server_.options.log->Error("request_failed", {{"request_id", request_id_}, {"why", what}});
+  server_.options.log->Error("request_failed", {{"request_id", request_id_}, {"trace_id", trace_id()}, {"why", what}});
 }
 
 void Connection::LogCompletion(const CompletionAnswer& answer, Clock::time_point begin) const {
   if (server_.options.log == nullptr) return;
   const Usage& usage = answer.usage();
   server_.options.log->Info("completion", {{"request_id", request_id_},
+                                           {"trace_id", trace_id()},
                                            {"id", answer.head().id},
                                            {"key", api_key_id_},
                                            {"status", broken_ ? kClientHasLeft : status_},
@@ -377,8 +403,11 @@ void Connection::ChargeBody(size_t bytes) {
 
 ResponseFraming Connection::Framing() {
   if (request_id_.empty()) request_id_ = RequestIdFor("");
-  return {
-      .request_id = request_id_, .date = loop_->HttpDate(), .minor_version = minor_version_, .keep_alive = keep_alive_};
+  return {.request_id = request_id_,
+          .date = loop_->HttpDate(),
+          .minor_version = minor_version_,
+          .keep_alive = keep_alive_,
+          .traceparent = traceparent_};
 }
 
 }  // namespace optserve

@@ -17,6 +17,7 @@
 #include "server/http/server_state.h"
 #include "server/http/wakeup.h"
 #include "server/http/worker_pool.h"
+#include "server/tracing/request_trace.h"
 
 namespace optserve {
 
@@ -57,6 +58,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // there was something to say.
   Task<bool> ReadRequest(bool is_first);
   void DecideByHeader();
+  void JoinTrace();
+  void LeaveTrace();
   absl::StatusOr<std::string> Authorize(const Route& route) const;  // the key's id
 
   // These answer the request and return whether the connection can go on with another.
@@ -90,6 +93,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void SetDeadline(std::chrono::milliseconds from_now);
   void ClearDeadline();
   ResponseFraming Framing();
+  std::string trace_id() const { return tracing_.context ? Hex(tracing_.context->trace_id) : ""; }
 
   const std::shared_ptr<IoLoop> loop_;
   ClientSocket socket_;
@@ -120,7 +124,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<HttpResponse> refusal_;  // known since its header
   std::string api_key_id_;               // empty: anonymous
   std::string request_id_;
-  int status_ = 0;  // of its answer
+  RequestTracing tracing_;   // of a completion
+  std::string traceparent_;  // of its answer
+  int status_ = 0;           // of its answer
   int minor_version_ = 1;
   bool keep_alive_ = true;
   bool is_head_ = false;

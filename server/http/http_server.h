@@ -19,6 +19,8 @@ struct ssl_ctx_st;
 
 namespace optserve {
 
+class Tracer;
+
 // The HTTP front: sockets, TLS, HTTP/1.1, the routes of server/README.md. No HTTP/2.
 //
 // It answers from the moment it has started, so that a taken port is known before a model is loaded: probes at once,
@@ -49,6 +51,9 @@ class HttpServer {
 
     // What a new connection's TLS is made with, from memory; none: everything is in clear.
     std::function<std::shared_ptr<ssl_ctx_st>()> tls;
+
+    // Records the part of completions in traces; none: a traceparent is passed on. Outlives the server.
+    const Tracer* tracer = nullptr;
 
     // Gets a line for each completion (who, what came of it, how long and how much; no text) and one for each failure
     // of ours, with what clients are not told. None: nothing is logged. Outlives the server.

@@ -25,6 +25,15 @@ struct HttpRequest {
     }
     return {};
   }
+
+  // All fields of that name, in order.
+  std::vector<std::string_view> Fields(std::string_view name) const {
+    std::vector<std::string_view> values;
+    for (const auto& [field_name, value] : fields) {
+      if (field_name == name) values.push_back(value);
+    }
+    return values;
+  }
 };
 
 }  // namespace optserve

@@ -11,6 +11,7 @@ namespace {
 
 void AppendCommonFields(std::string& out, const ResponseFraming& framing) {
   fmt::format_to(std::back_inserter(out), "Date: {}\r\nx-request-id: {}\r\n", framing.date, framing.request_id);
+  if (!framing.traceparent.empty()) fmt::format_to(std::back_inserter(out), "traceparent: {}\r\n", framing.traceparent);
   // HTTP/1.0 closes unless told otherwise, HTTP/1.1 stays.
   if (!framing.keep_alive) {
     out += "Connection: close\r\n";

@@ -33,6 +33,7 @@ struct ResponseFraming {
   std::string_view date;  // as in the Date field
   int minor_version = 1;  // the request's
   bool keep_alive = true;
+  std::string_view traceparent = {};  // empty: the request is in no trace
 };
 
 // Header and body, ready to be sent; `with_body` is false for HEAD.

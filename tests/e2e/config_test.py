@@ -52,6 +52,10 @@ def test_flag_wins_over_environment_over_file_over_default(tmp_path):
     (["--kv-cache-memory", "900TiB"], "are available; lower it"),
     (["--tensor-parallel-size", 3], "--tensor-parallel-size is 3"),
     (["--dtype", "int8"], "--dtype is int8"),
+    (["--otlp-traces-endpoint", "grpc://127.0.0.1:4317"], "must be the URL of a collector's OTLP/HTTP"),
+    (["--otlp-traces-endpoint", "collector"], "must be the URL of a collector's OTLP/HTTP"),
+    (["--otlp-endpoint", "http://127.0.0.1:4318"], "did you mean --otlp-traces-endpoint?"),
+    (["--trace-sampling", "1.5"], "--trace-sampling is '1.5', but it must be a number from 0 to 1"),
 ])
 def test_what_cannot_be_is_one_line_and_exit_code_2(args, says):
     ended = run("serve", MODEL, "--port", 0, "--grpc-port", 0, *args)

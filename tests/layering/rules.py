@@ -34,10 +34,13 @@ MAY_INCLUDE = [
     # `serve` starts the engine process and `bench kernels` the engine's own benchmark.
     # What a key may take and what it took are decided where a request begins and ends, whichever protocol it came by.
     (r"server/access/", [r"server/(access|api)/", r"engine/util/"]),
-    (r"server/completion/", [r"server/(access|api|completion|text)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
+    (r"server/tracing/", [r"server/(tracing|api)/", r"engine/request\.h", r"engine/util/"]),
+    (r"server/completion/", [r"server/(access|api|completion|text|tracing)/", r"engine/(engine_client|request|config)\.h", r"engine/util/"]),
+    # Spans go to their collector by the client library's HTTP.
     # And `bench` drives a load, at a server through the client library or at an engine in its own process (adr/0010).
     (r"server/(main\.cc|commands/)", [r"server/", r"engine/(engine_client|request|config|process_main|process_group|model/opt_sizes)\.h",
-                                      r"engine/(planner|util|tools)/", r"clients/(bench|cli)/"]),
+                                      r"engine/(planner|util|tools)/", r"clients/(bench|cli)/",
+                                      r"clients/cpp/(http_connection|transport)\.h"]),
     # A plan's inputs are a machine and a model's shape.
     (r"server/doctor/", [r"server/(doctor|access)/", r"server/(server_config|commands/model_path)\.h",
                          r"engine/(planner|util)/", r"engine/tools/plan_inputs\.h"]),

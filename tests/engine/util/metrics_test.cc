@@ -131,7 +131,7 @@ TEST(MetricsTest, NamesPassThePrometheusLint) {
     }
     EXPECT_TRUE(types.contains(family)) << line;
   }
-  EXPECT_EQ(types.size(), 26u);
+  EXPECT_EQ(types.size(), 28u);
   EXPECT_THAT(text, Not(testing::ContainsRegex("_(ms|millis|percent|kb|mb)[_ {]")));
 }
 

@@ -131,6 +131,8 @@ TEST(ServerConfigTest, EveryOptionSetsItsOwnValue) {
                             {"log-level", "warning"},
                             {"dtype", "int8"},
                             {"metrics-compat", "vllm"},
+                            {"otlp-traces-endpoint", "http://c"},
+                            {"trace-sampling", "0.25"},
                             {"max-choices", "17"},
                             {"max-text-size", "18"},
                             {"max-body-size", "19"},
