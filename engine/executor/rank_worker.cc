@@ -27,6 +27,11 @@ absl::Status RankWorker::LoadWeights(const OptTensors& tensors, const LoadOption
   return absl::OkStatus();
 }
 
+absl::Status RankWorker::MakeWeights(const MakeWeight& make) {
+  OPTSERVE_ASSIGN_OR_RETURN(weights_, MakeOptWeights(config_, {.rank = comm_->rank(), .size = comm_->size()}, make));
+  return absl::OkStatus();
+}
+
 int64_t RankWorker::StepBytes(const StepLimits& limits) {
   return StepInputs::PlannedBytes(limits) + ResultRows(limits) * kResultBytes;
 }

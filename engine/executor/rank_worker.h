@@ -39,6 +39,8 @@ class RankWorker {
 
   // `tensors` and the checkpoint behind them outlive the worker.
   absl::Status LoadWeights(const OptTensors& tensors, const LoadOptions& options = {});
+  // Instead of that, for measuring: see MakeOptWeights.
+  absl::Status MakeWeights(const MakeWeight& make);
 
   // Bytes that a rank takes for the inputs and results of steps within the limits.
   static int64_t StepBytes(const StepLimits& limits);

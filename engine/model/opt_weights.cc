@@ -157,7 +157,7 @@ class ShardLoader {
   void Want(int32_t layer, TensorRole role, TensorView* out) {
     const CheckpointTensor* tensor = tensors_.Find(layer, role);
     if (tensor == nullptr) return;
-    const TensorRegion region = ShardOf(tensor->view, SplitOf(role), shard_);
+    const TensorRegion region = ShardOf(tensor->view, SpecOf(role).split, shard_);
     // Each rank its own copy, or where there are fewer or more copies than ranks, evenly.
     const size_t copy = static_cast<size_t>(shard_.rank) * tensor->copies.size() / static_cast<size_t>(shard_.size);
     wanted_.push_back(
@@ -221,37 +221,29 @@ class ShardLoader {
     });
   }
 
-  static Split SplitOf(TensorRole role) {
-    for (const auto& specs : {ModelTensors(), LayerTensors()}) {
-      for (const TensorSpec& spec : specs) {
-        if (spec.role == role) return spec.split;
-      }
-    }
-    return Split::kReplicated;
-  }
-
   const OptTensors& tensors_;
   Shard shard_;
   std::vector<Wanted> wanted_;
 };
 
-// Names every weight of a model to `loader`. `weights` stays where it is.
-void WantAll(const OptConfig& config, ShardLoader& loader, OptWeights& weights) {
+// Calls want(layer, role, where) for every weight of a model. `weights` stays where it is.
+template <typename Want>
+void ForEachWeight(const OptConfig& config, OptWeights& weights, const Want& want) {
   using R = TensorRole;
   const auto norm = [&](int32_t layer, R weight, R bias, NormWeights& out) {
-    loader.Want(layer, weight, &out.weight);
-    loader.Want(layer, bias, &out.bias);
+    want(layer, weight, &out.weight);
+    want(layer, bias, &out.bias);
   };
   const auto linear = [&](int32_t layer, R weight, R bias, LinearWeights& out) {
-    loader.Want(layer, weight, &out.weight);
-    loader.Want(layer, bias, &out.bias);
+    want(layer, weight, &out.weight);
+    want(layer, bias, &out.bias);
   };
-  loader.Want(-1, R::kEmbedTokens, &weights.embed_tokens);
-  loader.Want(-1, R::kEmbedPositions, &weights.embed_positions);
-  loader.Want(-1, R::kProjectIn, &weights.project_in);
-  loader.Want(-1, R::kProjectOut, &weights.project_out);
+  want(-1, R::kEmbedTokens, &weights.embed_tokens);
+  want(-1, R::kEmbedPositions, &weights.embed_positions);
+  want(-1, R::kProjectIn, &weights.project_in);
+  want(-1, R::kProjectOut, &weights.project_out);
   norm(-1, R::kFinalNormWeight, R::kFinalNormBias, weights.final_norm);
-  if (!config.tied_embeddings) loader.Want(-1, R::kLmHead, &weights.lm_head);
+  if (!config.tied_embeddings) want(-1, R::kLmHead, &weights.lm_head);
   weights.layers.resize(static_cast<size_t>(config.num_layers));
   for (int32_t i = 0; i < config.num_layers; ++i) {
     LayerWeights& layer = weights.layers[static_cast<size_t>(i)];
@@ -264,6 +256,17 @@ void WantAll(const OptConfig& config, ShardLoader& loader, OptWeights& weights) 
     linear(i, R::kFc1Weight, R::kFc1Bias, layer.fc1);
     linear(i, R::kFc2Weight, R::kFc2Bias, layer.fc2);
   }
+}
+
+void WantAll(const OptConfig& config, ShardLoader& loader, OptWeights& weights) {
+  ForEachWeight(config, weights,
+                [&](int32_t layer, TensorRole role, TensorView* out) { loader.Want(layer, role, out); });
+}
+
+// What no tensor says.
+void Complete(const OptConfig& config, const Shard& shard, OptWeights& weights) {
+  weights.vocab = VocabRangeOf(config.vocab_size, shard);
+  if (config.tied_embeddings) weights.lm_head = weights.embed_tokens;
 }
 
 }  // namespace
@@ -303,8 +306,26 @@ absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTens
   WantAll(config, loader, weights);
   loader.SortByPlace();
   OPTSERVE_RETURN_IF_ERROR(loader.Load(backend, options));
-  weights.vocab = VocabRangeOf(config.vocab_size, shard);
-  if (config.tied_embeddings) weights.lm_head = weights.embed_tokens;
+  Complete(config, shard, weights);
+  return weights;
+}
+
+absl::StatusOr<OptWeights> MakeOptWeights(const OptConfig& config, const Shard& shard, const MakeWeight& make) {
+  OptWeights weights;
+  absl::Status status;
+  ForEachWeight(config, weights, [&](int32_t, TensorRole role, TensorView* out) {
+    const TensorSpec& spec = SpecOf(role);
+    const bool is_final_norm = role == TensorRole::kFinalNormWeight || role == TensorRole::kFinalNormBias;
+    if (!status.ok() || !IsPresent(config, spec.presence) || (is_final_norm && !config.final_layer_norm)) return;
+    const TensorRegion part = ShardOf(ShapeOf(config, spec), spec.split, shard);
+    absl::StatusOr<TensorView> made =
+        make(spec.columns == Dim::kNone ? MakeView(nullptr, DType::kF32, part.rows)
+                                        : MakeView(nullptr, DType::kF16, part.rows, part.columns));
+    status = made.status();
+    if (made.ok()) *out = *made;
+  });
+  OPTSERVE_RETURN_IF_ERROR(status);
+  Complete(config, shard, weights);
   return weights;
 }
 

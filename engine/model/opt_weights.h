@@ -89,4 +89,9 @@ struct LoadOptions {
 absl::StatusOr<OptWeights> LoadOptWeights(const OptConfig& config, const OptTensors& tensors, const Shard& shard,
                                           Backend& backend, const LoadOptions& options = {});
 
+// A rank's shard of a model that no file holds, for measuring: every tensor that the config asks for is what `make`
+// makes of its shape, an f16 matrix or an f32 vector without data. Its memory is the caller's.
+using MakeWeight = std::function<absl::StatusOr<TensorView>(const TensorView& shape)>;
+absl::StatusOr<OptWeights> MakeOptWeights(const OptConfig& config, const Shard& shard, const MakeWeight& make);
+
 }  // namespace optserve

@@ -48,6 +48,30 @@ constexpr TensorSpec kLayerTensors[] = {
 std::span<const TensorSpec> ModelTensors() { return kModelTensors; }
 std::span<const TensorSpec> LayerTensors() { return kLayerTensors; }
 
+const TensorSpec& SpecOf(TensorRole role) {
+  for (const auto& specs : {ModelTensors(), LayerTensors()}) {
+    for (const TensorSpec& spec : specs) {
+      if (spec.role == role) return spec;
+    }
+  }
+  OPTSERVE_CHECK(false) << "a tensor without a line in the table";
+  return kModelTensors[0];
+}
+
+TensorView ShapeOf(const OptConfig& config, const TensorSpec& spec) {
+  const int64_t rows = SizeOfDim(config, spec.rows), columns = SizeOfDim(config, spec.columns);
+  return spec.columns == Dim::kNone ? MakeView(nullptr, DType::kF16, rows)
+                                    : MakeView(nullptr, DType::kF16, rows, columns);
+}
+
+bool IsPresent(const OptConfig& config, Presence presence) {
+  if (presence == Presence::kWithBias) return config.has_bias;
+  if (presence == Presence::kWithAffine) return config.layer_norm_affine;
+  if (presence == Presence::kWithProjections) return config.has_projections();
+  if (presence == Presence::kUntied) return !config.tied_embeddings;
+  return true;
+}
+
 int64_t SizeOfDim(const OptConfig& config, Dim dim) {
   constexpr int64_t kPositionOffset = 2;  // the table's two padding rows
   switch (dim) {

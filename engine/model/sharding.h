@@ -71,8 +71,15 @@ struct TensorSpec {
 
 std::span<const TensorSpec> ModelTensors();  // without those of a layer
 std::span<const TensorSpec> LayerTensors();
+const TensorSpec& SpecOf(TensorRole role);
 
 int64_t SizeOfDim(const OptConfig& config, Dim dim);
+
+// The whole tensor's, as an f16 view without data.
+TensorView ShapeOf(const OptConfig& config, const TensorSpec& spec);
+
+// Whether a model of this config has such tensors, as the config says.
+bool IsPresent(const OptConfig& config, Presence presence);
 
 struct Shard {
   int32_t rank = 0;

@@ -7,25 +7,11 @@
 #include "fmt/format.h"
 
 namespace optserve {
-namespace {
-
-bool IsPresent(const OptConfig& config, Presence presence) {
-  if (presence == Presence::kWithBias) return config.has_bias;
-  if (presence == Presence::kWithAffine) return config.layer_norm_affine;
-  if (presence == Presence::kWithProjections) return config.has_projections();
-  if (presence == Presence::kUntied) return !config.tied_embeddings;
-  return true;
-}
-
-}  // namespace
 
 RandomCheckpoint::RandomCheckpoint(const OptConfig& config) {
   const auto add = [&](const std::string& prefix, const TensorSpec& spec) {
     if (!IsPresent(config, spec.presence)) return;
-    const int64_t rows = SizeOfDim(config, spec.rows), columns = SizeOfDim(config, spec.columns);
-    const TensorView view = spec.columns == Dim::kNone ? MakeView(nullptr, DType::kF16, rows)
-                                                       : MakeView(nullptr, DType::kF16, rows, columns);
-    tensors_.push_back({.name = prefix + spec.name, .view = view, .file = "random"});
+    tensors_.push_back({.name = prefix + spec.name, .view = ShapeOf(config, spec), .file = "random"});
   };
   for (const TensorSpec& spec : ModelTensors()) {
     add(spec.role == TensorRole::kLmHead ? "" : "model.decoder.", spec);

@@ -149,5 +149,46 @@ TEST(OptWeightsTest, TheCpuUsesTheMappedBytes) {
   EXPECT_EQ(weights.lm_head.data, weights.embed_tokens.data);
 }
 
+// Made of shapes alone: the same tensors in the same places as from a checkpoint of the same model.
+TEST(OptWeightsTest, MadeWeightsHaveTheShapesOfLoadedOnes) {
+  const Shard shard{.rank = 1, .size = 2};
+  FakeCheckpoint fake;
+  fake.AddModel(Tiny());
+  const OptTensors tensors = *OptTensors::Match(Tiny(), fake.Finish());
+  const std::unique_ptr<Backend> backend = *MakeBackend({.num_threads = 1});
+  const OptWeights loaded = *LoadOptWeights(Tiny(), tensors, shard, *backend);
+  std::vector<std::unique_ptr<Buffer>> memory;
+  const OptWeights made = *MakeOptWeights(Tiny(), shard, [&](TensorView shape) -> absl::StatusOr<TensorView> {
+    memory.push_back(*backend->Allocate(shape.num_bytes()));
+    shape.data = memory.back()->data();
+    return shape;
+  });
+  const auto expect_same = [](const TensorView& a, const TensorView& b) {
+    EXPECT_EQ(a.rank, b.rank);
+    EXPECT_EQ(a.dims, b.dims);
+    EXPECT_EQ(a.empty(), b.empty());
+    if (!a.empty()) EXPECT_EQ(a.dtype, a.rank == 1 ? DType::kF32 : DType::kF16);
+  };
+  expect_same(made.embed_tokens, loaded.embed_tokens);
+  expect_same(made.embed_positions, loaded.embed_positions);
+  expect_same(made.project_in, loaded.project_in);
+  expect_same(made.final_norm.weight, loaded.final_norm.weight);
+  ASSERT_EQ(made.layers.size(), loaded.layers.size());
+  for (size_t i = 0; i < made.layers.size(); ++i) {
+    expect_same(made.layers[i].attn_norm.bias, loaded.layers[i].attn_norm.bias);
+    for (const auto linear : {&LayerWeights::q, &LayerWeights::k, &LayerWeights::v, &LayerWeights::out,
+                              &LayerWeights::fc1, &LayerWeights::fc2}) {
+      expect_same((made.layers[i].*linear).weight, (loaded.layers[i].*linear).weight);
+      expect_same((made.layers[i].*linear).bias, (loaded.layers[i].*linear).bias);
+    }
+  }
+  EXPECT_EQ(made.vocab.first, loaded.vocab.first);
+  EXPECT_EQ(made.lm_head.data, made.embed_tokens.data);
+  EXPECT_THAT(MakeOptWeights(Tiny(), shard, [](const TensorView&) { return absl::ResourceExhaustedError("full"); })
+                  .status()
+                  .ToString(),
+              HasSubstr("full"));
+}
+
 }  // namespace
 }  // namespace optserve
