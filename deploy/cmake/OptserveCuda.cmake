@@ -1,7 +1,15 @@
 # The CUDA language and the flags of .cu files. Which toolkit: CMAKE_CUDA_COMPILER, set by the presets cuda and cuda12.
 
-# One CUDA runtime in the process, the shared one that CUDA::cudart brings to the C++ targets.
-set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+# One CUDA runtime in the process: the shared one, or that of this toolkit linked in, for a program that runs where there
+# is another toolkit.
+option(OPTSERVE_CUDA_STATIC_RUNTIME "Link the CUDA runtime into the programs" OFF)
+if(OPTSERVE_CUDA_STATIC_RUNTIME)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+  set(OPTSERVE_CUDA_RUNTIME CUDA::cudart_static)
+else()
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+  set(OPTSERVE_CUDA_RUNTIME CUDA::cudart)
+endif()
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)

@@ -16,7 +16,7 @@ struct DeviceInfo {
   std::string name;     // "AMD EPYC", "Tesla V100-SXM3-32GB"
   int num_threads = 1;  // CPU: threads of this context's pool
   CpuIsa isa = CpuIsa::kPortable;
-  int sm_version = 0;        // CUDA: 70 for a V100; 0 on the CPU
+  int sm_version = 0;        // CUDA: 70 for a V100, or for PTX of sm_70 that runs on a newer GPU; 0 on the CPU
   int sm_count = 0;          // CUDA: streaming multiprocessors
   int64_t memory_bytes = 0;  // total memory of the device
   // What the backend's ops take and give for q, k, v, attention's and the feed-forward network's inner activations, and

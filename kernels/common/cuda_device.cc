@@ -3,12 +3,14 @@
 #include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "kernels/common/code_version.h"
 #include "kernels/common/cuda_machine.h"
 #include "kernels/common/op_trail.h"
 
@@ -251,7 +253,11 @@ OpenedCudaDevice OpenCudaDevice(int index) {
   info.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   info.activation_dtype = DType::kF16;
   info.host_memory = false;
-  if (std::string why = WhyNotUsable(info.name, info.sm_version); !why.empty()) return {nullptr, std::move(why)};
+  cudaSetDevice(index);
+  const int code_version = KernelCodeVersion();
+  if (std::string why = WhyNotUsable(info.name, info.sm_version, code_version); !why.empty()) return {nullptr, why};
+  // Kernels are chosen among those that the code has: PTX of sm_70 has not those of newer GPUs, where it runs too.
+  info.sm_version = std::min(info.sm_version, code_version);
   auto device = std::make_unique<RuntimeDevice>(index, info);
   if (std::string error = device->Open(); !error.empty()) return {nullptr, info.name + ": " + error};
   return {std::move(device), ""};

@@ -38,10 +38,15 @@ std::string WhyNoDevice(const CudaMachine& machine, int index) {
          "; lower tensor_parallel_size to at most " + std::to_string(machine.count);
 }
 
-std::string WhyNotUsable(const std::string& name, int sm_version) {
-  if (sm_version >= kOldestSm) return "";
-  return name + " has compute capability " + std::to_string(sm_version / 10) + "." + std::to_string(sm_version % 10) +
-         "; 7.0 or newer is needed";
+std::string WhyNotUsable(const std::string& name, int sm_version, int code_version) {
+  const std::string has =
+      name + " has compute capability " + std::to_string(sm_version / 10) + "." + std::to_string(sm_version % 10);
+  if (sm_version < kOldestSm) return has + "; 7.0 or newer is needed";
+  if (code_version == 0)
+    return has +
+           ", for which this build has no kernels; the preset cuda12 builds them for V100 to H100, cuda for T4 and "
+           "newer";
+  return "";
 }
 
 }  // namespace optserve

@@ -19,7 +19,8 @@ struct CudaMachine {
 // Why rank `index` gets no GPU, and what to do; empty if it gets one.
 std::string WhyNoDevice(const CudaMachine& machine, int index);
 
-// What one GPU must have: sm_70. Empty, or why it is refused.
-std::string WhyNotUsable(const std::string& name, int sm_version);
+// What one GPU must have: sm_70, and kernels in this build (code_version: kernels/common/code_version.h). Empty, or why
+// it is refused.
+std::string WhyNotUsable(const std::string& name, int sm_version, int code_version);
 
 }  // namespace optserve

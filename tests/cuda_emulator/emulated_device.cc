@@ -19,10 +19,10 @@ namespace {
 
 constexpr int kRuntime = 12040;
 
-// What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _DRIVER (the CUDA
-// version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS (0: no device can write into another's
-// memory), _FAULT=n (device 1's n-th synchronisation finds an error of the work before it) and _REFUSED=op (device 1
-// refuses to launch that op).
+// What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _CODE (0: the build
+// has no kernels for it), _DRIVER (the CUDA version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS
+// (0: no device can write into another's memory), _FAULT=n (device 1's n-th synchronisation finds an error of the work
+// before it) and _REFUSED=op (device 1 refuses to launch that op).
 int64_t Setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoll(text, nullptr, 0) : otherwise;
@@ -189,7 +189,8 @@ OpenedCudaDevice OpenCudaDevice(int index) {
   DeviceInfo info;
   info.name = "emulated GPU " + std::to_string(index);
   info.sm_version = static_cast<int>(Setting("OPTSERVE_EMULATOR_SM", 70));
-  if (std::string why = WhyNotUsable(info.name, info.sm_version); !why.empty()) return {nullptr, std::move(why)};
+  const auto code_version = static_cast<int>(Setting("OPTSERVE_EMULATOR_CODE", info.sm_version));
+  if (std::string why = WhyNotUsable(info.name, info.sm_version, code_version); !why.empty()) return {nullptr, why};
   info.sm_count = 4;
   info.memory_bytes = Setting("OPTSERVE_EMULATOR_MEMORY", int64_t{1} << 30);
   info.activation_dtype = DType::kF16;

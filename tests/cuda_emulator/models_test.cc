@@ -169,6 +169,11 @@ TEST(CudaRefusals, AnOldGpu) {
   EXPECT_THAT(RefusalOf(1), testing::HasSubstr("compute capability 6.1; 7.0 or newer is needed"));
 }
 
+TEST(CudaRefusals, AGpuForWhichNothingIsBuilt) {
+  const Setting code("OPTSERVE_EMULATOR_CODE", "0");
+  EXPECT_THAT(RefusalOf(1), testing::HasSubstr("compute capability 7.0, for which this build has no kernels"));
+}
+
 TEST(CudaRefusals, SeveralRanksOnAPartOfAGpu) {
   const Setting mig("OPTSERVE_EMULATOR_MIG", "1");
   EXPECT_THAT(RefusalOf(2), testing::AllOf(testing::HasSubstr("MIG 1g.5gb is a part of a GPU"),
