@@ -2,25 +2,23 @@
 //
 //   gpu_bench            on a GPU
 //   gpu_bench --smoke    one tiny shape, once: that the program is right, on an emulated GPU too
+//   gpu_bench --check    only names the GPU; ends with 3 if there is none that can be used, and says why
 //
 // Times are of many launches in a row, divided, after a warm-up; weights and caches are taken in turn from a pool that
-// no L2 cache holds. Ratios are of two roofs measured in the same run: a copy of blocks (bytes read and written), and
-// the library's product of large matrices.
+// no L2 cache holds. Ratios are of two roofs measured in the same run (tests/gpu/measure.h): reading, and the library's
+// product of large matrices.
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "kernels/backend.h"
-#include "kernels/common/cuda_device.h"
+#include "tests/gpu/measure.h"
 
 namespace optserve {
 namespace {
@@ -38,15 +36,19 @@ constexpr Shape kSmokeShapes[] = {{"smoke", 64, 2, 32, 128}};
 
 class Bench {
  public:
-  Bench(Backend& backend, bool smoke) : backend_(backend), smoke_(smoke) {
+  Bench(Backend& backend, bool smoke) : backend_(backend), smoke_(smoke), roofs_(MeasureRoofs(backend, smoke)) {
     pool_bytes_ = smoke ? int64_t{4} << 20 : int64_t{2} << 30;
-    pool_ = Take(pool_bytes_);
-    activations_ = Take(smoke ? int64_t{1} << 20 : int64_t{512} << 20);
-    integers_ = Take(int64_t{1} << 20);
+    const auto take = [&](int64_t bytes) {
+      buffers_.push_back(Take(backend, bytes));
+      return static_cast<std::byte*>(buffers_.back()->data());
+    };
+    pool_ = take(pool_bytes_);
+    activations_ = take(smoke ? int64_t{1} << 20 : int64_t{512} << 20);
+    integers_ = take(int64_t{1} << 20);
   }
 
   void Run() {
-    Roofs();
+    Print(roofs_);
     for (const Shape& shape : smoke_ ? std::span<const Shape>(kSmokeShapes) : std::span<const Shape>(kShapes)) {
       for (const int64_t rows : {1, 8, 16}) Products(shape, rows);
       Products(shape, smoke_ ? 20 : 2048);
@@ -56,16 +58,6 @@ class Bench {
   }
 
  private:
-  std::byte* Take(int64_t bytes) {
-    auto buffer = backend_.Allocate(static_cast<size_t>(bytes));
-    if (!buffer.ok()) {
-      std::fprintf(stderr, "gpu_bench: %s\n", std::string(buffer.status().message()).c_str());
-      std::exit(1);
-    }
-    buffers_.push_back(*std::move(buffer));
-    return static_cast<std::byte*>(buffers_.back()->data());
-  }
-
   // `bytes` of the pool, other ones at each call.
   std::byte* Next(int64_t bytes) {
     bytes = (bytes + 255) / 256 * 256;
@@ -75,70 +67,29 @@ class Bench {
     return at;
   }
 
-  void Check() {
-    if (const absl::Status status = backend_.Synchronize(); !status.ok()) {
-      std::fprintf(stderr, "gpu_bench: %s\n", std::string(status.message()).c_str());
-      std::exit(1);
-    }
-  }
+  double Time(const std::function<void()>& call) { return SecondsOf(backend_, smoke_ ? 0 : 0.1, call); }
 
-  // Seconds of one call.
-  double Time(const std::function<void()>& call) {
-    call();
-    Check();
-    if (smoke_) return 1.0;
-    for (int count = 4;; count *= 4) {
-      const auto begin = std::chrono::steady_clock::now();
-      for (int i = 0; i < count; ++i) call();
-      Check();
-      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-      if (seconds > 0.1) return seconds / count;
-    }
+  void PrintRead(const std::string& name, double seconds, double bytes) {
+    Print({.name = name,
+           .seconds = seconds,
+           .achieved = bytes / seconds / 1e9,
+           .unit = "GB/s",
+           .ratio = bytes / seconds / roofs_.read_bytes_per_second,
+           .of = "read bandwidth"});
   }
-
-  void Print(const std::string& name, double seconds, double amount, const char* unit, double roof, const char* of) {
-    if (smoke_) return static_cast<void>(std::printf("{\"name\": \"%s\", \"ran\": true}\n", name.c_str()));
-    const double achieved = amount / seconds;
-    std::printf(
-        "{\"name\": \"%s\", \"us\": %.2f, \"achieved\": %.2f, \"unit\": \"%s\", \"ratio\": %.4f, \"of\": \"%s\"}\n",
-        name.c_str(), seconds * 1e6, achieved, unit, roof > 0 ? achieved / roof : 1.0, of);
-    std::fflush(stdout);
+  void PrintProduct(const std::string& name, double seconds, double flops) {
+    Print({.name = name,
+           .seconds = seconds,
+           .achieved = flops / seconds / 1e12,
+           .unit = "TFLOP/s",
+           .ratio = flops / seconds / roofs_.flops,
+           .of = "GEMM peak"});
   }
 
   TensorView Ints(int64_t at, const std::vector<int32_t>& values) {
     const TensorView view = MakeView(integers_ + at * 4, DType::kI32, static_cast<int64_t>(values.size()));
     backend_.CopyIn(view, values.data());
     return view;
-  }
-
-  void Roofs() {
-    // Blocks of 64 KiB of keys and values, from one half of the pool to the other.
-    const int64_t block = smoke_ ? 64 : 32768, blocks = pool_bytes_ / 2 / (block * 2) / 2 * 2;
-    std::vector<int32_t> src, dst;
-    for (int32_t i = 0; i < blocks / 2; ++i) src.push_back(i), dst.push_back(i + static_cast<int32_t>(blocks / 2));
-    const TensorView keys = MakeView(pool_, DType::kF16, blocks, 1, 1, block);
-    const TensorView values = MakeView(pool_ + pool_bytes_ / 2, DType::kF16, blocks, 1, 1, block);
-    const CopyBlocksParams copy{
-        .k_cache = keys, .v_cache = values, .src = Ints(0, src), .dst = Ints(static_cast<int64_t>(src.size()), dst)};
-    const double moved = 2.0 * static_cast<double>(pool_bytes_) / 2;
-    double seconds = Time([&] { backend_.CopyBlocks(copy); });
-    bandwidth_ = moved / seconds / 1e9;
-    Print("roof copy", seconds, moved / 1e9, "GB/s", 0, "itself");
-    const int64_t n = smoke_ ? 32 : 8192;
-    GemmCall gemm{.x = reinterpret_cast<const F16*>(pool_),
-                  .x_stride = n,
-                  .weight = reinterpret_cast<const F16*>(pool_ + n * n * 2),
-                  .weight_stride = n,
-                  .out = pool_ + n * n * 4,
-                  .out_stride = n,
-                  .out_is_half = true,
-                  .rows = n,
-                  .columns = n,
-                  .depth = n};
-    const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
-    seconds = Time([&] { backend_.cuda_device()->Gemm(gemm); });
-    peak_ = flops / seconds / 1e12;
-    Print("roof gemm", seconds, flops / 1e12, "TFLOP/s", 0, "itself");
   }
 
   // The four products of a layer.
@@ -167,9 +118,9 @@ class Bench {
       const double weights = static_cast<double>(p.parts * p.columns * p.depth);
       const double seconds = Time(call);
       if (rows <= 16) {
-        Print(name, seconds, weights * 2 / 1e9, "GB/s", bandwidth_, "copy");
+        PrintRead(name, seconds, weights * 2);
       } else {
-        Print(name, seconds, weights * 2 * static_cast<double>(rows) / 1e12, "TFLOP/s", peak_, "gemm");
+        PrintProduct(name, seconds, weights * 2 * static_cast<double>(rows));
       }
     }
   }
@@ -199,42 +150,35 @@ class Bench {
   void Decode(const Shape& s, int64_t batch) {
     const int64_t context = smoke_ ? 40 : 1024;
     const int64_t bytes = 2 * batch * context * s.heads * s.head_size * 2;
-    if (bytes > pool_bytes_) {
-      std::fprintf(stderr, "gpu_bench: %s, batch %lld: its cache is larger than the pool\n", s.name,
-                   static_cast<long long>(batch));
-      return;
-    }
+    const std::string name = std::string(s.name) + " decode attention, batch " + std::to_string(batch);
+    if (bytes > pool_bytes_) return PrintMissing(name, "its cache is larger than the pool of the benchmark");
     const PagedAttentionParams params = Attention(s, batch, 1, context);
-    const double seconds = Time([&] { backend_.PagedDecode(params); });
-    Print(std::string(s.name) + " decode attention, batch " + std::to_string(batch), seconds,
-          static_cast<double>(bytes) / 1e9, "GB/s", bandwidth_, "copy");
+    PrintRead(name, Time([&] { backend_.PagedDecode(params); }), static_cast<double>(bytes));
   }
 
   void Prefill(const Shape& s, int64_t tokens) {
     const PagedAttentionParams params = Attention(s, 1, tokens, tokens);
     const double seconds = Time([&] { backend_.PagedPrefill(params); });
     const double pairs = static_cast<double>(tokens) * static_cast<double>(tokens + 1) / 2;
-    Print(std::string(s.name) + " prefill attention, " + std::to_string(tokens) + " tokens", seconds,
-          4 * pairs * static_cast<double>(s.heads * s.head_size) / 1e12, "TFLOP/s", peak_, "gemm");
+    PrintProduct(std::string(s.name) + " prefill attention, " + std::to_string(tokens) + " tokens", seconds,
+                 4 * pairs * static_cast<double>(s.heads * s.head_size));
   }
 
   Backend& backend_;
   const bool smoke_;
+  const Roofs roofs_;
   std::vector<std::unique_ptr<Buffer>> buffers_;
   std::byte *pool_ = nullptr, *activations_ = nullptr, *integers_ = nullptr;
   int64_t pool_bytes_ = 0, next_ = 0;
-  double bandwidth_ = 0, peak_ = 0;
 };
 
 }  // namespace
 }  // namespace optserve
 
 int main(int argc, char** argv) {
-  auto backend = optserve::MakeBackend({.kind = optserve::DeviceKind::kCuda});
-  if (!backend.ok()) {
-    std::fprintf(stderr, "gpu_bench: %s\n", std::string(backend.status().message()).c_str());
-    return 3;
-  }
-  optserve::Bench(**backend, argc > 1 && std::string_view(argv[1]) == "--smoke").Run();
+  const optserve::Options options(argc, argv, {"smoke!", "check!"});
+  const auto backend = optserve::OpenGpu();
+  if (options.Has("check")) return std::puts(backend->info().name.c_str()) < 0 ? 1 : 0;
+  optserve::Bench(*backend, options.Has("smoke")).Run();
   return 0;
 }

@@ -167,7 +167,7 @@ TEST(OptWeightsTest, MadeWeightsHaveTheShapesOfLoadedOnes) {
     EXPECT_EQ(a.rank, b.rank);
     EXPECT_EQ(a.dims, b.dims);
     EXPECT_EQ(a.empty(), b.empty());
-    if (!a.empty()) EXPECT_EQ(a.dtype, a.rank == 1 ? DType::kF32 : DType::kF16);
+    EXPECT_EQ(a.dtype, a.empty() || a.rank == 1 ? DType::kF32 : DType::kF16);
   };
   expect_same(made.embed_tokens, loaded.embed_tokens);
   expect_same(made.embed_positions, loaded.embed_positions);

@@ -5,13 +5,10 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
-#include <memory>
-#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
@@ -19,147 +16,12 @@
 
 #include "kernels/collective/all_reduce.h"
 #include "kernels/collective/peer_arena.h"
-#include "kernels/collective/peer_link_cuda.h"
-#include "kernels/common/cuda_context.h"
+#include "tests/kernels/cuda/peer_ranks.h"
 
 namespace optserve {
 namespace {
 
 using std::chrono::microseconds;
-using std::chrono::seconds;
-
-// Memory of a device that ends with this object.
-class DeviceFloats {
- public:
-  DeviceFloats(CudaDevice& device, const std::vector<float>& values) : device_(&device), size_(values.size()) {
-    data_ = static_cast<float*>(device.Allocate(size_ * sizeof(float)));
-    Set(values);
-  }
-  ~DeviceFloats() { device_->Free(data_); }
-  DeviceFloats(const DeviceFloats&) = delete;
-  DeviceFloats& operator=(const DeviceFloats&) = delete;
-
-  void Set(const std::vector<float>& values) { device_->CopyIn(data_, values.data(), size_ * sizeof(float)); }
-  std::vector<float> Get() {
-    std::vector<float> values(size_);
-    device_->CopyOut(values.data(), data_, size_ * sizeof(float));
-    EXPECT_EQ(device_->Synchronize(), "");
-    return values;
-  }
-  TensorView view() const { return MakeView(data_, DType::kF32, static_cast<int64_t>(size_)); }
-  TensorView view(int64_t rows) const { return MakeView(data_, DType::kF32, rows, static_cast<int64_t>(size_) / rows); }
-
- private:
-  CudaDevice* device_;
-  size_t size_;
-  float* data_;
-};
-
-// Ends a group that makes no progress, so that a deadlock is a failure and not a hung test.
-class Watchdog {
- public:
-  Watchdog(std::function<uint64_t()> progress, std::function<void()> abort)
-      : thread_([this, progress = std::move(progress), abort = std::move(abort)] {
-          std::unique_lock lock(mu_);
-          for (uint64_t last = progress(); !done_.wait_for(lock, seconds(60), [&] { return is_done_; });) {
-            if (const uint64_t now = progress(); now != last) {
-              last = now;
-              continue;
-            }
-            ADD_FAILURE() << "no collective has ended for 60 s";
-            return abort();
-          }
-        }) {}
-  ~Watchdog() {
-    {
-      const std::lock_guard lock(mu_);
-      is_done_ = true;
-    }
-    done_.notify_all();
-    thread_.join();
-  }
-
- private:
-  std::mutex mu_;
-  std::condition_variable done_;
-  bool is_done_ = false;
-  std::thread thread_;
-};
-
-class Ranks {
- public:
-  explicit Ranks(int size, PeerOptions options) {
-    int devices = 0;
-    while (devices < size && OpenCudaDevice(devices).device != nullptr) ++devices;
-    if (devices == 0) return;
-    std::vector<const CudaContext*> contexts;
-    for (int rank = 0; rank < size; ++rank) {
-      devices_.push_back(OpenCudaDevice(rank % devices).device);
-      auto& ctx = *contexts_.emplace_back(std::make_unique<CudaContext>());
-      ctx.device = devices_[rank].get();
-      ctx.info = ctx.device->info();
-      ctx.info.sm_count = std::min(ctx.info.sm_count, kBlocks);
-      ctx.stream = ctx.device->stream();
-      contexts.push_back(&ctx);
-    }
-    LinkedPeers linked = LinkCudaPeers(contexts, options);
-    links_ = std::move(linked.links);
-    error_ = linked.error;
-  }
-
-  bool has_gpu() const { return !devices_.empty(); }
-  const std::string& error() const { return error_; }
-  int size() const { return static_cast<int>(links_.size()); }
-  CudaDevice& device(int rank) { return *devices_[rank]; }
-  CudaContext& context(int rank) { return *contexts_[rank]; }
-  PeerLink& link(int rank) { return *links_[rank]; }
-
-  // body(rank) on a thread for each.
-  void Run(const std::function<void(int)>& body) {
-    const Watchdog watchdog([this] { return TotalArrivals(); }, [this] { links_[0]->Abort(); });
-    std::vector<std::thread> threads;
-    for (int rank = 0; rank < size(); ++rank) {
-      threads.emplace_back([&, rank] {
-        devices_[rank]->Activate();
-        body(rank);
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-  }
-
- private:
-  static constexpr int kBlocks = 4;  // so that some launches have more rows than blocks
-
-  uint64_t TotalArrivals() const {
-    uint64_t total = 0;
-    for (const auto& link : links_) total += link->num_arrivals();
-    return total;
-  }
-
-  std::vector<std::unique_ptr<CudaDevice>> devices_;
-  std::vector<std::unique_ptr<CudaContext>> contexts_;
-  std::vector<std::unique_ptr<PeerLink>> links_;
-  std::string error_;
-};
-
-std::vector<float> RandomValues(int rank, int64_t count, int round) {
-  std::mt19937 random(static_cast<unsigned>(1000 * round + rank));
-  std::uniform_real_distribution<float> value(-1.0f, 1.0f);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& x : values) x = value(random);
-  return values;
-}
-
-// The sum of ranks [first, first + count) by a binary tree.
-std::vector<float> TreeSum(int first, int count, int64_t num_values, int round) {
-  if (count == 1) return RandomValues(first, num_values, round);
-  int left = 1;
-  while (left * 2 < count) left *= 2;
-  std::vector<float> sum = TreeSum(first, left, num_values, round);
-  const std::vector<float> right = TreeSum(first + left, count - left, num_values, round);
-  for (size_t i = 0; i < sum.size(); ++i) sum[i] += right[i];
-  return sum;
-}
 
 // Rows of `width` at a distance of `stride`.
 std::vector<float> Spread(const std::vector<float>& rows, int64_t width, int64_t stride) {
@@ -180,6 +42,11 @@ class CollectiveTest : public testing::TestWithParam<Case> {
  protected:
   static constexpr int64_t kMaxWidth = 640;
 
+  // body(rank) on a thread for each.
+  void RunRanks(const std::function<void(int)>& body) {
+    if (!ranks_.Run(body)) ADD_FAILURE() << "no collective has ended for 60 s";
+  }
+
   void SetUp() override {
     if (ranks_.has_gpu()) {
       ASSERT_EQ(ranks_.error(), "");
@@ -190,7 +57,10 @@ class CollectiveTest : public testing::TestWithParam<Case> {
     }
   }
 
-  Ranks ranks_{GetParam().size, {.max_width = kMaxWidth, .variant = GetParam().variant}};
+  Ranks ranks_{GetParam().size,
+               {.max_width = kMaxWidth, .variant = GetParam().variant},
+               /*max_blocks=*/4,  // so that some launches have more rows than blocks
+               /*memory_bytes=*/int64_t{8} << 20};
 };
 
 TEST_P(CollectiveTest, SumsByATreeToTheSameBitsEverywhere) {
@@ -199,8 +69,8 @@ TEST_P(CollectiveTest, SumsByATreeToTheSameBitsEverywhere) {
   for (const auto& [rows, width] : shapes) {
     const std::vector<float> expected = TreeSum(0, ranks_.size(), rows * width, 0);
     std::vector<std::vector<float>> results(static_cast<size_t>(ranks_.size()));
-    ranks_.Run([&, rows = rows, width = width](int rank) {
-      DeviceFloats values(ranks_.device(rank), RandomValues(rank, rows * width, 0));
+    RunRanks([&, rows = rows, width = width](int rank) {
+      DeviceFloats values(ranks_.memory(rank), RandomValues(rank, rows * width, 0));
       ranks_.link(rank).AllReduce(values.view(rows));
       results[rank] = values.Get();
     });
@@ -216,9 +86,9 @@ TEST_P(CollectiveTest, GathersShardsInRankOrder) {
       expected.insert(expected.end(), values.begin(), values.end());
     }
     std::vector<std::vector<float>> results(static_cast<size_t>(ranks_.size()));
-    ranks_.Run([&](int rank) {
-      DeviceFloats shard(ranks_.device(rank), RandomValues(rank, count, 0));
-      DeviceFloats all(ranks_.device(rank), std::vector<float>(expected.size()));
+    RunRanks([&](int rank) {
+      DeviceFloats shard(ranks_.memory(rank), RandomValues(rank, count, 0));
+      DeviceFloats all(ranks_.memory(rank), std::vector<float>(expected.size()));
       ranks_.link(rank).AllGather(shard.view(), all.view(ranks_.size()));
       results[rank] = all.Get();
     });
@@ -232,14 +102,14 @@ TEST_P(CollectiveTest, FusedHasTheBitsOfTheThree) {
     const std::vector<float> x = RandomValues(100, kRows * width, 1), bias = RandomValues(101, width, 1);
     std::vector<std::vector<float>> one(static_cast<size_t>(ranks_.size())), three(one), normed_one(one),
         normed_three(one);
-    ranks_.Run([&](int rank) {
-      CudaDevice& device = ranks_.device(rank);
+    RunRanks([&](int rank) {
+      RankMemory& memory = ranks_.memory(rank);
       const auto run = [&](bool fused, bool with_norm, std::vector<float>& sum, std::vector<float>* normed) {
         const std::vector<float> summands = RandomValues(rank, kRows * width, 2);
         // The fused kernel takes rows that do not follow each other without a gap.
         const int64_t stride = fused ? width + 4 : width;
-        DeviceFloats partial(device, Spread(summands, width, stride)), residual(device, x), b(device, bias);
-        DeviceFloats out(device, x);
+        DeviceFloats partial(memory, Spread(summands, width, stride)), residual(memory, x), b(memory, bias);
+        DeviceFloats out(memory, x);
         const AddBiasResidualParams add{
             .x = residual.view(kRows), .partial = partial.view(kRows).Columns(0, width), .bias = b.view()};
         const LayerNormParams norm{.out = out.view(kRows), .x = residual.view(kRows), .weight = b.view()};
@@ -273,8 +143,8 @@ TEST_P(SkewedCollectiveTest, ManyCallsDoNotMix) {
   const char* scale = std::getenv("OPTSERVE_COLLECTIVE_ROUNDS");
   const int size = ranks_.size();
   const int rounds = scale != nullptr ? std::atoi(scale) : size == 2 ? 2500 : size == 5 ? 1800 : 800;
-  ranks_.Run([&](int rank) {
-    CudaDevice& device = ranks_.device(rank);
+  RunRanks([&](int rank) {
+    RankMemory& memory = ranks_.memory(rank);
     std::mt19937 delay(static_cast<unsigned>(rank)), shape(7);  // the same shapes on all ranks
     for (int round = 0; round < rounds; ++round) {
       if (delay() % 8 == 0) std::this_thread::sleep_for(microseconds(delay() % 300));
@@ -282,7 +152,7 @@ TEST_P(SkewedCollectiveTest, ManyCallsDoNotMix) {
       // Small integers, whose sums are exact in any order.
       std::vector<float> values(static_cast<size_t>(rows * width));
       for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((round + rank * (i + 1)) % 1000);
-      DeviceFloats mine(device, values);
+      DeviceFloats mine(memory, values);
       if (round % 3 != 2) {
         ranks_.link(rank).AllReduce(mine.view(rows));
         const std::vector<float> sums = mine.Get();
@@ -293,7 +163,7 @@ TEST_P(SkewedCollectiveTest, ManyCallsDoNotMix) {
         }
         continue;
       }
-      DeviceFloats all(device, std::vector<float>(values.size() * size));
+      DeviceFloats all(memory, std::vector<float>(values.size() * size));
       ranks_.link(rank).AllGather(mine.view(), all.view(size));
       const std::vector<float> gathered = all.Get();
       for (size_t i = 0; i < gathered.size(); ++i) {
@@ -310,8 +180,8 @@ TEST_P(SkewedCollectiveTest, ManyCallsDoNotMix) {
 TEST_P(CollectiveTest, AbortEndsAllWaiting) {
   const int last = ranks_.size() - 1;
   std::atomic<int> waiting = 0;
-  ranks_.Run([&](int rank) {
-    DeviceFloats values(ranks_.device(rank), RandomValues(rank, 40, 0));
+  RunRanks([&](int rank) {
+    DeviceFloats values(ranks_.memory(rank), RandomValues(rank, 40, 0));
     ranks_.link(rank).AllReduce(values.view(2));
     if (rank == last) {
       while (waiting.load() < last) std::this_thread::yield();
@@ -325,7 +195,7 @@ TEST_P(CollectiveTest, AbortEndsAllWaiting) {
     EXPECT_EQ(values.Get(), sum) << "a sum without the last rank's part";
     ranks_.link(rank).AllGather(
         values.view(),
-        DeviceFloats(ranks_.device(rank), std::vector<float>(40 * 16)).view().Rows(0, 40 * ranks_.size()));
+        DeviceFloats(ranks_.memory(rank), std::vector<float>(40 * 16)).view().Rows(0, 40 * ranks_.size()));
     values.Get();
   });
   EXPECT_EQ(ranks_.link(last).num_arrivals(), 1u);
@@ -346,14 +216,14 @@ TEST_P(CollectiveTest, CallsGoOnBeyondTwoToThe32) {
   }
   auto* words = static_cast<uint32_t*>(ranks_.device(0).AllocateHost((kMaxPeers + 1) * 128));
   group.abort = words;
-  ranks_.Run([&](int rank) {
+  RunRanks([&](int rank) {
     PeerGroup own = group;
     own.rank = rank;
     own.arrivals = words + (rank + 1) * 32;
     std::mt19937 delay(static_cast<unsigned>(rank));
     for (int round = 0; round < 8; ++round) {
       std::this_thread::sleep_for(microseconds(delay() % 300));
-      DeviceFloats values(ranks_.device(rank), RandomValues(rank, 2 * 40, round));
+      DeviceFloats values(ranks_.memory(rank), RandomValues(rank, 2 * 40, round));
       cuda::AllReduce(ranks_.context(rank), own, GetParam().variant, values.view(2));
       EXPECT_EQ(values.Get(), TreeSum(0, size, 2 * 40, round)) << "round " << round;
     }

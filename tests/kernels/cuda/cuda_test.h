@@ -53,6 +53,12 @@ TensorView AsHeads(const TensorView& matrix, int64_t heads);
 // Skips where there is no GPU, unless OPTSERVE_NEED_GPU is set.
 class CudaTest : public testing::Test {
  protected:
+  // A GPU has the instructions of its own generation and of older ones; the emulator has all.
+#if defined(OPTSERVE_ON_GPU)
+  static constexpr bool kOnGpu = true;
+#else
+  static constexpr bool kOnGpu = false;
+#endif
   static constexpr size_t kWorkspaceBytes = 256 << 10;
 
   CudaTest();
