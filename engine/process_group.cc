@@ -154,8 +154,13 @@ class GroupProcess {
     return how_;
   }
 
-  // Whom rank 0 waited for when it ended; empty: for nobody.
-  std::string awaited() const { return awaited_->Names(); }
+  // What is known of a rank that was lost, if rank 0 has been killed before it could say it itself: whom it waited for,
+  // and if nobody, who was on other machines, which mpirun does not say when it loses one.
+  std::string Suspects() const {
+    if (const std::string awaited = awaited_->Names(); !awaited.empty()) return "; rank 0 waited for " + awaited;
+    const std::string elsewhere = awaited_->Elsewhere();
+    return elsewhere.empty() ? "" : "; on other machines: " + elsewhere;
+  }
 
   bool has_rank0() const { return offer_.fd() < 0; }
   const std::string& telling_line() const { return output_->TellingLine(); }
@@ -279,8 +284,7 @@ int RunEngineGroup(int fd, const std::vector<std::string>& launcher) {
   }
   std::string words = fmt::format("{} {}", launcher.front(), group.Wait());
   if (const std::string& line = group.telling_line(); !line.empty()) words += ": " + line;
-  // If rank 0 was killed before it could say it itself.
-  if (const std::string awaited = group.awaited(); !awaited.empty()) words += "; rank 0 waited for " + awaited;
+  words += group.Suspects();
   SendLastWords(fd, Unavailable("{}", words), group.has_rank0());
   return 1;
 }

@@ -96,7 +96,7 @@ std::string MpiGroup::Name(int rank) const {
 
 void MpiGroup::NoteAwaitedIn(std::unique_ptr<AwaitedRanks> where) {
   awaited_ = std::move(where);
-  for (int rank = 0; rank < size(); ++rank) awaited_->SetName(rank, Name(rank));
+  for (int rank = 0; rank < size(); ++rank) awaited_->SetName(rank, Name(rank), hosts_[rank] != hosts_[rank_]);
 }
 
 absl::Status MpiGroup::status() const {

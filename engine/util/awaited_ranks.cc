@@ -16,7 +16,8 @@ namespace optserve {
 // Zeros are an entry without a name that is not waited for.
 struct AwaitedRanks::Entry {
   std::atomic<bool> is_awaited;
-  std::array<char, 127> name;  // ends with a zero
+  std::atomic<bool> is_elsewhere;
+  std::array<char, 126> name;  // ends with a zero
 };
 
 absl::StatusOr<std::unique_ptr<AwaitedRanks>> AwaitedRanks::Make() {
@@ -45,10 +46,11 @@ AwaitedRanks::~AwaitedRanks() {
   close(fd_);
 }
 
-void AwaitedRanks::SetName(int rank, std::string_view name) {
-  std::array<char, 127>& to = entries_[rank].name;
+void AwaitedRanks::SetName(int rank, std::string_view name, bool is_elsewhere) {
+  std::array<char, 126>& to = entries_[rank].name;
   to = {};
   std::copy_n(name.begin(), std::min(name.size(), to.size() - 1), to.begin());
+  entries_[rank].is_elsewhere.store(is_elsewhere, std::memory_order_release);
 }
 
 void AwaitedRanks::Set(int rank, bool is_awaited) {
@@ -58,10 +60,19 @@ void AwaitedRanks::Set(int rank, bool is_awaited) {
 bool AwaitedRanks::IsAwaited(int rank) const { return entries_[rank].is_awaited.load(std::memory_order_acquire); }
 
 std::string AwaitedRanks::Names() const {
+  return NamesOf([](const Entry& entry) { return entry.is_awaited.load(std::memory_order_acquire); });
+}
+
+std::string AwaitedRanks::Elsewhere() const {
+  return NamesOf([](const Entry& entry) { return entry.is_elsewhere.load(std::memory_order_acquire); });
+}
+
+template <typename Filter>
+std::string AwaitedRanks::NamesOf(const Filter& filter) const {
   std::string names;
   for (int rank = 0; rank < kMaxRanks; ++rank) {
-    if (!IsAwaited(rank)) continue;
-    const std::array<char, 127>& name = entries_[rank].name;
+    if (!filter(entries_[rank])) continue;
+    const std::array<char, 126>& name = entries_[rank].name;
     names += names.empty() ? "" : ", ";
     names.append(name.data(), strnlen(name.data(), name.size()));
   }

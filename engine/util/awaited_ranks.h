@@ -25,14 +25,17 @@ class AwaitedRanks {
 
   int fd() const { return fd_; }
 
-  // Before the rank is first waited for. Of a long name the beginning is kept.
-  void SetName(int rank, std::string_view name);
+  // Before the rank is first waited for. Of a long name the beginning is kept. `is_elsewhere`: on another machine.
+  void SetName(int rank, std::string_view name, bool is_elsewhere);
   void Set(int rank, bool is_awaited);
   bool IsAwaited(int rank) const;
-  std::string Names() const;  // "rank 1 on host b, rank 3 on host c"; empty: nobody is waited for
+  std::string Names() const;      // "rank 1 on host b, rank 3 on host c"; empty: nobody is waited for
+  std::string Elsewhere() const;  // the same of the ranks on other machines
 
  private:
   struct Entry;
+  template <typename Filter>
+  std::string NamesOf(const Filter& filter) const;
   AwaitedRanks(int fd, Entry* entries) : fd_(fd), entries_(entries) {}
 
   const int fd_;

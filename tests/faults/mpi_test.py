@@ -191,7 +191,7 @@ def test_a_host_that_dies_is_named_and_the_group_replaced(first, busy, other_hos
 
 
 # mpirun may notice first that it has lost a host, and take rank 0 with it before that has said a word.
-@pytest.mark.parametrize("busy, with_rank0", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("busy, with_rank0", [(True, True), (True, False), (False, True), (False, False)])
 def test_a_host_that_dies_is_named_although_the_launcher_dies_with_it(busy, with_rank0, other_host, undisturbed, tmp_path):
     with group_server(2, tmp_path / "log", launcher=other_host.launcher(2),
                       faults="slow from=2 rank=0 ms=20 generation=1" if busy else "") as server:

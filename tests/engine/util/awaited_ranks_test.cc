@@ -17,9 +17,9 @@ TEST(AwaitedRanksTest, AnotherProcessSeesThemAlsoWhenTheFirstWasKilled) {
   const pid_t child = fork();
   if (child == 0) {
     const std::unique_ptr<AwaitedRanks> theirs = AwaitedRanks::Open(dup(ours->fd())).value();
-    theirs->SetName(0, "rank 0 on host a");
-    theirs->SetName(1, "rank 1 on host b");
-    theirs->SetName(1023, "rank 1023 on host z");
+    theirs->SetName(0, "rank 0 on host a", false);
+    theirs->SetName(1, "rank 1 on host b", true);
+    theirs->SetName(1023, "rank 1023 on host z", false);
     for (const int rank : {0, 1, 1023}) theirs->Set(rank, true);
     theirs->Set(0, false);
     kill(getpid(), SIGKILL);
@@ -28,15 +28,16 @@ TEST(AwaitedRanksTest, AnotherProcessSeesThemAlsoWhenTheFirstWasKilled) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFSIGNALED(status));
   EXPECT_EQ(ours->Names(), "rank 1 on host b, rank 1023 on host z");
+  EXPECT_EQ(ours->Elsewhere(), "rank 1 on host b");
   EXPECT_FALSE(ours->IsAwaited(0));
   EXPECT_TRUE(ours->IsAwaited(1));
 }
 
 TEST(AwaitedRanksTest, ALongNameIsCut) {
   const std::unique_ptr<AwaitedRanks> ranks = AwaitedRanks::Make().value();
-  ranks->SetName(2, std::string(500, 'x'));
+  ranks->SetName(2, std::string(500, 'x'), false);
   ranks->Set(2, true);
-  EXPECT_EQ(ranks->Names(), std::string(126, 'x'));
+  EXPECT_EQ(ranks->Names(), std::string(125, 'x'));
 }
 
 TEST(AwaitedRanksTest, WhatIsNoMemoryIsAnError) {
