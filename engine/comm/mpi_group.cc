@@ -164,6 +164,8 @@ void MpiGroup::Abort(const absl::Status& why) {
 
 absl::Status MpiGroup::SendAll(std::string_view message, const std::vector<int>& to, int tag) {
   std::vector<MPI_Request> requests(to.size());
+  // Before MPI is called, which may not come back soon from one that has gone.
+  for (const int rank : to) awaited_->Set(rank, true);
   {
     const std::lock_guard lock(mu_);
     for (size_t i = 0; i < to.size(); ++i) {
@@ -243,6 +245,8 @@ bool MpiGroup::Exchange(const std::vector<Transfer>& sends, const std::vector<Tr
   if (has_failed_) return false;
   std::vector<MPI_Request> sending(sends.size());
   std::vector<MPI_Request> receiving(receives.size());
+  for (const Transfer& transfer : receives) awaited_->Set(transfer.rank, true);
+  for (const Transfer& transfer : sends) awaited_->Set(transfer.rank, true);
   {
     const std::lock_guard lock(mu_);
     for (size_t i = 0; i < receives.size(); ++i) {
