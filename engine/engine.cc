@@ -130,7 +130,7 @@ absl::Status LocalEngine::CollectStep() {
   counters_.last_step_tokens = step.num_tokens;
   counters_.step_seconds += counters_.last_step_seconds;
   counters_.steps = step.step;
-  open_account_ = {.times = result->times, .demand = result->demand, .num_sequences = step.num_sequences};
+  open_account_ = {.step = step, .times = result->times, .demand = result->demand};
   scheduler_->Commit(std::move(*result), step_ns);
   if (scheduler_->is_device_suspect()) return Death("NaN or Inf with several prompts: the device computes nonsense");
   return absl::OkStatus();
@@ -209,10 +209,14 @@ void LocalEngine::Publish() {
 
   const std::lock_guard lock(mu_);
   if (counters_.steps != stats_.steps) step_deadline_.Observe(counters_.last_step_seconds);
-  stats_ = counters_;
   for (const Scheduler::Event& event : scheduler_->events()) {
-    if (event.request_done) live_.erase(event.event.request);
+    if (!event.request_done) continue;
+    const auto live = live_.find(event.event.request);
+    if (live == live_.end()) continue;
+    counters_.request_seconds += static_cast<double>(now_ns - live->second) / 1e9;
+    live_.erase(live);
   }
+  stats_ = counters_;
   for (const RequestId id : scheduler_->departures()) queue_.Remove(id);
   scheduler_->departures().clear();
   drain_rate_.Update(now_ns, scheduled.queue_departures, queue_.num_requests());
@@ -244,13 +248,21 @@ void LocalEngine::CloseAccount() {
   const int64_t now_ns = NowNs();
   StepTimes times = open_account_->times;
   times[StepPhase::kHost] += now_ns - accounted_ns_ - times.total_ns();
+  const StepInFlight& step = open_account_->step;
+  const StepRecord record{.step = step.step,
+                          .begin_ns = accounted_ns_,
+                          .num_tokens = step.num_tokens,
+                          .num_sequences = step.num_sequences,
+                          .times = times,
+                          .demand = open_account_->demand};
   accounted_ns_ = now_ns;
-  counters_.step_account.Add(times, open_account_->demand, 1);
-  counters_.request_account.Add(times, open_account_->demand, open_account_->num_sequences);
+  counters_.step_account.Add(times, record.demand, 1);
+  counters_.request_account.Add(times, record.demand, record.num_sequences);
   open_account_.reset();
   const std::lock_guard lock(mu_);
   stats_.step_account = counters_.step_account;
   stats_.request_account = counters_.request_account;
+  step_ring_.Add(record);
 }
 
 uint32_t LocalEngine::SlotOf(std::shared_ptr<TokenSink> sink) {
@@ -273,9 +285,10 @@ absl::Status LocalEngine::Submit(GenerateRequest request, std::shared_ptr<TokenS
     if (!health_.ok()) return health_;
     if (draining_ || stopping_) return ShuttingDown();
     if (!request.admitted) OPTSERVE_RETURN_IF_ERROR(CheckQueue(request));
-    if (!live_.insert(request.id).second) return InvalidArgument("request id {} is in use", request.id);
+    const int64_t now_ns = NowNs();
+    if (!live_.emplace(request.id, now_ns).second) return InvalidArgument("request id {} is in use", request.id);
     queue_.Add(request);
-    inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink), .submitted_ns = NowNs()});
+    inbox_.push_back(SubmitCommand{.request = std::move(request), .sink = std::move(sink), .submitted_ns = now_ns});
   }
   wake_.notify_one();
   return absl::OkStatus();
@@ -308,6 +321,11 @@ void LocalEngine::Drain() {
 EngineStats LocalEngine::Stats() const {
   const std::lock_guard lock(mu_);
   return stats_;
+}
+
+std::vector<StepRecord> LocalEngine::RecentSteps(uint64_t after) const {
+  const std::lock_guard lock(mu_);
+  return step_ring_.Since(after);
 }
 
 absl::Status LocalEngine::Health() const {

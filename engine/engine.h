@@ -8,7 +8,6 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
-#include <unordered_set>
 #include <variant>
 #include <vector>
 
@@ -19,6 +18,7 @@
 #include "engine/queue_limits.h"
 #include "engine/scheduler/scheduler.h"
 #include "engine/util/step_deadline.h"
+#include "engine/util/step_records.h"
 
 namespace optserve {
 
@@ -42,6 +42,7 @@ class LocalEngine : public EngineClient {
   void CancelChoice(RequestId id, int32_t choice) override;
   void Drain() override;
   EngineStats Stats() const override;
+  std::vector<StepRecord> RecentSteps(uint64_t after) const override;
   absl::Status Health() const override;
 
  private:
@@ -100,9 +101,9 @@ class LocalEngine : public EngineClient {
   };
   // The step that was collected last, until its account is closed.
   struct OpenAccount {
+    StepInFlight step;
     StepTimes times;  // in the executor
     StepDemand demand;
-    int32_t num_sequences = 0;
   };
 
   // The engine's thread only.
@@ -122,11 +123,12 @@ class LocalEngine : public EngineClient {
   mutable std::mutex mu_;
   std::condition_variable wake_;
   std::vector<Command> inbox_ ABSL_GUARDED_BY(mu_);
-  std::unordered_set<RequestId> live_ ABSL_GUARDED_BY(mu_);
+  std::unordered_map<RequestId, int64_t> live_ ABSL_GUARDED_BY(mu_);  // when each was submitted
   bool draining_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status health_ ABSL_GUARDED_BY(mu_);
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  StepRing step_ring_ ABSL_GUARDED_BY(mu_);
   StepDeadline step_deadline_ ABSL_GUARDED_BY(mu_);
   int64_t step_start_ns_ ABSL_GUARDED_BY(mu_) = 0;  // of the step that runs; 0: none
   QueueLimits queue_ ABSL_GUARDED_BY(mu_);          // requests that have not started, those in the inbox included

@@ -4,12 +4,14 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/config.h"
 #include "engine/request.h"
 #include "engine/util/step_account.h"
+#include "engine/util/step_records.h"
 
 namespace optserve {
 
@@ -33,6 +35,8 @@ struct EngineStats {
   // sequence in it: what requests waited for. Both may lag behind the counters above while a step's events go out.
   StepAccount step_account;
   StepAccount request_account;
+  // Sum over requests that have ended: from when Submit took one until its last event was there.
+  double request_seconds = 0.0;
 };
 
 // The border between the front end and an engine: all that the server knows of it. Any thread may call.
@@ -64,6 +68,9 @@ class EngineClient {
   virtual void Drain() = 0;
 
   virtual EngineStats Stats() const = 0;  // from memory, at once
+
+  // The last steps with a number above `after`, at most kNumStepRecords of each engine, oldest first. From memory.
+  virtual std::vector<StepRecord> RecentSteps(uint64_t after) const = 0;
 
   // OK while the engine lives; afterwards why it ended, or who holds up a step that takes longer than StepDeadline.
   virtual absl::Status Health() const = 0;

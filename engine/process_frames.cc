@@ -235,6 +235,7 @@ void ToProto(const EngineStats& from, internal::EngineStats* to) {
   to->set_last_step_tokens(from.last_step_tokens);
   ToProto(from.step_account, to->mutable_step_account());
   ToProto(from.request_account, to->mutable_request_account());
+  to->set_request_seconds(from.request_seconds);
 }
 
 EngineStats FromProto(const internal::EngineStats& from) {
@@ -255,6 +256,27 @@ EngineStats FromProto(const internal::EngineStats& from) {
       .last_step_tokens = from.last_step_tokens(),
       .step_account = FromProto(from.step_account()),
       .request_account = FromProto(from.request_account()),
+      .request_seconds = from.request_seconds(),
+  };
+}
+
+void ToProto(const StepRecord& from, internal::StepRecord* to) {
+  to->set_step(from.step);
+  to->set_begin_ns(from.begin_ns);
+  to->set_num_tokens(from.num_tokens);
+  to->set_num_sequences(from.num_sequences);
+  ToProto(StepAccount{.steps = 1, .times = from.times, .demand = from.demand}, to->mutable_account());
+}
+
+StepRecord FromProto(const internal::StepRecord& from) {
+  const StepAccount account = FromProto(from.account());
+  return {
+      .step = from.step(),
+      .begin_ns = from.begin_ns(),
+      .num_tokens = from.num_tokens(),
+      .num_sequences = from.num_sequences(),
+      .times = account.times,
+      .demand = account.demand,
   };
 }
 

@@ -28,4 +28,7 @@ ModelInfo FromProto(const internal::ModelInfo& from);
 void ToProto(const EngineStats& from, internal::EngineStats* to);
 EngineStats FromProto(const internal::EngineStats& from);
 
+void ToProto(const StepRecord& from, internal::StepRecord* to);
+StepRecord FromProto(const internal::StepRecord& from);
+
 }  // namespace optserve

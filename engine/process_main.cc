@@ -55,7 +55,7 @@ class Reporter : public TokenSink {
     if (!channel_.WaitForRoom(kMaxQueuedBytes, kMaxStall)) channel_.Shutdown();  // it is as good as gone
     {
       const std::lock_guard lock(mu_);
-      ToProto(engine_.Stats(), frame.mutable_events()->mutable_stats());
+      ReadCounters(*frame.mutable_events()->mutable_stats());
       Send(channel_, frame);
       stepped_ = true;
     }
@@ -79,7 +79,7 @@ class Reporter : public TokenSink {
         channel_.Shutdown();
         return;
       }
-      ToProto(engine_.Stats(), frame.mutable_stats());
+      ReadCounters(*frame.mutable_stats());
       Send(channel_, frame);
     }
   }
@@ -93,12 +93,22 @@ class Reporter : public TokenSink {
   }
 
  private:
+  // And the records of the steps since the last time.
+  void ReadCounters(internal::EngineStats& frame) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    ToProto(engine_.Stats(), &frame);
+    for (const StepRecord& record : engine_.RecentSteps(last_step_sent_)) {
+      ToProto(record, frame.add_new_steps());
+      last_step_sent_ = record.step;
+    }
+  }
+
   FrameChannel& channel_;
   EngineClient& engine_;
   std::mutex mu_;  // held from reading the counters to sending them, so that they arrive in order
   std::condition_variable changed_;
   bool stepped_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  uint64_t last_step_sent_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
 // A frame for every few of the calls, and for the last.

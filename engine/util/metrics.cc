@@ -71,6 +71,12 @@ constexpr MetricInfo kRequestPhase = {"optserve_request_phase_seconds_total",
 constexpr MetricInfo kRequestDemand = {"optserve_request_demand_total",
                                        "What steps had to read and compute at least, counted in the same way.",
                                        MetricType::Counter};
+constexpr MetricInfo kRequestEngine = {"optserve_request_engine_seconds_total",
+                                       "From when an engine took a request until its last event was there, summed.",
+                                       MetricType::Counter};
+constexpr MetricInfo kRequestServing = {"optserve_request_serving_seconds_total",
+                                        "From when a request had come whole until all of its answer was made, summed.",
+                                        MetricType::Counter};
 constexpr MetricInfo kEngineRestarts = {"optserve_engine_restarts_total",
                                         "Engine processes started in place of one that died.", MetricType::Counter};
 constexpr MetricInfo kNonfiniteRows = {"optserve_nonfinite_rows_total", "Rows of logits that held NaN or infinity.",
@@ -186,6 +192,7 @@ class Metrics::Impl {
   prometheus::Histogram step_seconds{StepBuckets()};
   prometheus::Histogram step_tokens{TokenBuckets()};
   std::array<prometheus::Counter, kFinishNames.size()> requests;
+  prometheus::Counter request_serving;
   prometheus::Counter engine_restarts;
   prometheus::Gauge draining;
   prometheus::Counter usage_log_failures;
@@ -200,6 +207,7 @@ Metrics::~Metrics() = default;
 void Metrics::ObserveTimeToFirstToken(double seconds) { impl_->time_to_first_token.Observe(seconds); }
 void Metrics::ObserveInterTokenLatency(double seconds) { impl_->inter_token_latency.Observe(seconds); }
 void Metrics::ObserveRequestQueue(double seconds) { impl_->request_queue.Observe(seconds); }
+void Metrics::ObserveServing(double seconds) { impl_->request_serving.Increment(seconds); }
 void Metrics::CountEngineRestart() { impl_->engine_restarts.Increment(); }
 void Metrics::SetDraining() { impl_->draining.Set(1); }
 void Metrics::CountUsageLogFailure() { impl_->usage_log_failures.Increment(); }
@@ -250,6 +258,8 @@ std::vector<MetricFamily> Metrics::Impl::Collect(const EngineStats& stats, bool 
       Demand(kStepDemand, stats.step_account.demand),
       Phases(kRequestPhase, stats.request_account.times),
       Demand(kRequestDemand, stats.request_account.demand),
+      Value(kRequestEngine, stats.request_seconds),
+      Value(kRequestServing, request_serving.Value()),
       Value(kEngineRestarts, engine_restarts.Value()),
       Value(kNonfiniteRows, count(stats.nonfinite_rows)),
       Value(kUsageLogFailures, usage_log_failures.Value()),

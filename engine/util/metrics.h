@@ -28,6 +28,9 @@ class Metrics {
   void ObserveRequest(double seconds, FinishReason finish);
   void ObserveRequestQueue(double seconds);
 
+  // Per request: from when it had come whole until its answer was made, to the last byte; who sends it goes on.
+  void ObserveServing(double seconds);
+
   // Per step of the engine.
   void ObserveStep(double seconds, int32_t tokens);
 

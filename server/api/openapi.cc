@@ -99,6 +99,22 @@ constexpr std::string_view kDocument = R"json({
   "/metrics": {"get": {
     "operationId": "metrics", "summary": "For Prometheus", "security": [{}],
     "responses": {"200": {"description": "Text format 0.0.4", "content": {"text/plain": {"schema": {"type": "string"}}}}}}},
+  "/debug/steps": {"get": {
+    "operationId": "debugSteps", "summary": "The engines' last steps, and where the time of each went",
+    "responses": {
+      "200": {"description": "Oldest first; of each engine the last 1024 at most", "content": {"application/json": {"schema": {
+        "type": "object", "required": ["steps"], "properties": {"steps": {"type": "array", "items": {
+          "type": "object", "required": ["step", "replica", "begin_ns", "tokens", "sequences", "phase_ns",
+            "weight_bytes", "kv_bytes", "weight_flops", "attention_flops"], "properties": {
+            "step": {"type": "integer"}, "replica": {"type": "integer"},
+            "begin_ns": {"type": "integer", "description": "on the machine's monotonic clock"},
+            "tokens": {"type": "integer", "description": "computed"},
+            "sequences": {"type": "integer"},
+            "phase_ns": {"type": "object", "additionalProperties": {"type": "integer"},
+              "description": "nanoseconds by phase; together the step"},
+            "weight_bytes": {"type": "number", "description": "this and the next three: what the step could not do without"},
+            "kv_bytes": {"type": "number"}, "weight_flops": {"type": "number"}, "attention_flops": {"type": "number"}}}}}}}}},
+      "401": {"$ref": "#/components/responses/Error"}, "503": {"$ref": "#/components/responses/Error"}}}},
   "/version": {"get": {
     "operationId": "version", "summary": "The program's version", "security": [{}],
     "responses": {"200": {"description": "The version", "content": {"application/json": {"schema": {

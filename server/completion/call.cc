@@ -330,6 +330,10 @@ void CallState::Cancel() {
   End(FinishReason::kCancelled, std::nullopt);
 }
 
+void CallState::NoteAnswered() const {
+  if (setup_.metrics != nullptr) setup_.metrics->ObserveServing(Seconds(NowNs() - setup_.received_ns));
+}
+
 void CallState::End(FinishReason reason, const std::optional<Usage>& usage) {
   std::vector<RequestId> submitted;
   bool has_begun = false;

@@ -37,7 +37,8 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
     std::string id;                     // "cmpl-..."
     std::string model_name;
     RequestId first_request = 0;  // prompt i is request first_request + i
-    int64_t start_ns = 0;         // monotonic, when the client's request arrived
+    int64_t received_ns = 0;      // monotonic, when the client's request had come whole
+    int64_t start_ns = 0;         // and when it had been read
     std::function<void()> on_ready;
     std::shared_ptr<RequestTrace> trace;  // nullptr: it is not recorded
   };
@@ -56,6 +57,7 @@ class CallState : public TokenSink, public std::enable_shared_from_this<CallStat
   void OnEvents(std::vector<TokenEvent> events) override;
   CompletionBatch Take();
   void Cancel();
+  void NoteAnswered() const;
 
   // Nobody waits for it any more.
   bool has_ended() {

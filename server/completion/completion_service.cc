@@ -58,6 +58,7 @@ class Call : public CompletionCall {
 
   CompletionBatch Take() override { return state_->Take(); }
   void Cancel() override { state_->Cancel(); }
+  void NoteAnswered() override { state_->NoteAnswered(); }
   const std::string& id() const override { return id_; }
   int64_t created() const override { return created_; }
   const std::string& system_fingerprint() const override { return system_fingerprint_; }
@@ -81,7 +82,7 @@ class CompletionService::Impl {
         queue_(options_.tokenizer_threads, options_.max_waiting_texts) {}
 
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready,
-                                        std::shared_ptr<RequestTrace> trace);
+                                        std::shared_ptr<RequestTrace> trace, int64_t received_ns);
 
   // A request of that key for that model begins: its part of the key's limits, none where there are none.
   absl::StatusOr<std::unique_ptr<QuotaLease>> Admit(std::string_view api_key_id, std::string_view model) const;
@@ -111,25 +112,28 @@ absl::StatusOr<std::unique_ptr<QuotaLease>> CompletionService::Impl::Admit(std::
 
 std::shared_ptr<CompletionCall> CompletionService::Impl::Start(CompletionRequest request,
                                                                std::function<void()> on_ready,
-                                                               std::shared_ptr<RequestTrace> trace) {
+                                                               std::shared_ptr<RequestTrace> trace,
+                                                               int64_t received_ns) {
   absl::StatusOr<std::unique_ptr<QuotaLease>> lease = Admit(request.api_key_id, request.model);
   const absl::Status refusal = lease.status();
   std::string id = fmt::format("cmpl-{:016x}{:016x}", Random64(), Random64());
   const size_t text_bytes = TextBytes(request);
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  const auto state = std::make_shared<CallState>(
-      CallState::Setup{.engine = &engine_,
-                       .tokenizer = tokenizer(),
-                       .metrics = options_.metrics,
-                       .ledger = options_.ledger,
-                       .lease = refusal.ok() ? *std::move(lease) : nullptr,
-                       .id = id,
-                       .model_name = options_.served_model_name,
-                       .first_request = next_request_.fetch_add(request.prompts.size()),
-                       .start_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count(),
-                       .on_ready = std::move(on_ready),
-                       .trace = std::move(trace)},
-      std::move(request));
+  const int64_t now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  const auto state =
+      std::make_shared<CallState>(CallState::Setup{.engine = &engine_,
+                                                   .tokenizer = tokenizer(),
+                                                   .metrics = options_.metrics,
+                                                   .ledger = options_.ledger,
+                                                   .lease = refusal.ok() ? *std::move(lease) : nullptr,
+                                                   .id = id,
+                                                   .model_name = options_.served_model_name,
+                                                   .first_request = next_request_.fetch_add(request.prompts.size()),
+                                                   .received_ns = received_ns == 0 ? now_ns : received_ns,
+                                                   .start_ns = now_ns,
+                                                   .on_ready = std::move(on_ready),
+                                                   .trace = std::move(trace)},
+                                  std::move(request));
   auto call = std::make_shared<Call>(
       state, std::move(id),
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count(),
@@ -161,8 +165,8 @@ CompletionService::CompletionService(EngineClient& engine, std::optional<Tokeniz
 CompletionService::~CompletionService() = default;
 
 std::shared_ptr<CompletionCall> CompletionService::Start(CompletionRequest request, std::function<void()> on_ready,
-                                                         std::shared_ptr<RequestTrace> trace) {
-  return impl_->Start(std::move(request), std::move(on_ready), std::move(trace));
+                                                         std::shared_ptr<RequestTrace> trace, int64_t received_ns) {
+  return impl_->Start(std::move(request), std::move(on_ready), std::move(trace), received_ns);
 }
 
 absl::StatusOr<std::vector<int32_t>> CompletionService::Tokenize(std::string_view api_key_id, std::string_view model,

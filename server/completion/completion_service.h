@@ -43,6 +43,10 @@ class CompletionCall {
   // Take then answers Cancelled. Idempotent; a call that is destroyed is cancelled too.
   virtual void Cancel() = 0;
 
+  // The transport has all of the answer in its own hands, and sending is what is left: what the server itself took for
+  // the request ends here. Once, after Take's last batch.
+  virtual void NoteAnswered() = 0;
+
   // "cmpl-..." and when it was made, as seconds since 1970: for every object of the answer.
   virtual const std::string& id() const = 0;
   virtual int64_t created() const = 0;
@@ -80,9 +84,10 @@ class CompletionService {
   // new: at least once after the last event; calls may be spurious. It must not block and must not call Take itself. It
   // may still run when the call has been cancelled or destroyed by another thread, so it owns what it touches.
   // Errors, of the request too (unknown model, too long, tokenizer_missing), come from Take. `trace` is told what
-  // became of it, when the engine is through with it; nullptr: nobody records it.
+  // became of it, when the engine is through with it; nullptr: nobody records it. `received_ns`: when the request had
+  // come whole, on the monotonic clock; 0: now.
   std::shared_ptr<CompletionCall> Start(CompletionRequest request, std::function<void()> on_ready,
-                                        std::shared_ptr<RequestTrace> trace = nullptr);
+                                        std::shared_ptr<RequestTrace> trace = nullptr, int64_t received_ns = 0);
 
   // The tokenizer alone, for a client whose key has `api_key_id`. Each call is one of the key's requests a minute and
   // at a time. Takes as long as the text is; any thread. Errors as of a completion: another `model` than the one

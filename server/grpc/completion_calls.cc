@@ -76,6 +76,7 @@ void UnaryCall::Advance() {
         EncodeCompletion(Head(), std::move(events_), usage, *response_);
       }
     }
+    completion_->NoteAnswered();
     finished_ = true;
     code_ = status.error_code();
   }
@@ -140,6 +141,7 @@ void StreamCall::Advance() {
       return;
     }
     finished_ = !write;
+    if (finished_) completion_->NoteAnswered();
     code_ = status.error_code();
   }
   // Nobody else writes or finishes in between: writing_ or finished_ keeps them off.

@@ -15,6 +15,7 @@
 #include "server/api/json_reader.h"
 #include "server/api/json_request.h"
 #include "server/api/json_response.h"
+#include "server/api/steps_json.h"
 
 namespace optserve {
 namespace {
@@ -90,6 +91,12 @@ HttpResponse Capabilities(const RouteCall& call) {
   };
   std::ranges::copy(options.engine_limits, std::back_inserter(limits));
   return {.body = EncodeCapabilities(OPTSERVE_VERSION, service->options().served_model_name, limits)};
+}
+
+HttpResponse DebugSteps(const RouteCall& call) {
+  const CompletionService* service = call.server.service;
+  if (service == nullptr) return ErrorResponse(ModelLoading());
+  return {.body = EncodeSteps(service->engine().RecentSteps(/*after=*/0))};
 }
 
 HttpResponse Tokenize(const RouteCall& call) {

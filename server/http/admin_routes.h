@@ -13,6 +13,7 @@ HttpResponse Version(const RouteCall& call);
 HttpResponse OpenApi(const RouteCall& call);
 HttpResponse Models(const RouteCall& call);
 HttpResponse Capabilities(const RouteCall& call);
+HttpResponse DebugSteps(const RouteCall& call);
 HttpResponse Tokenize(const RouteCall& call);
 HttpResponse Detokenize(const RouteCall& call);
 HttpResponse TokenizerInfo(const RouteCall& call);

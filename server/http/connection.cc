@@ -236,6 +236,7 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   if (service == nullptr) co_return co_await Send(ErrorResponse(ModelLoading()));
 
   const auto decode = [&] { return DecodeCompletionRequest(request.body, server_.options.decode); };
+  const Clock::time_point begin = Clock::now();
   absl::StatusOr<CompletionRequest> decoded = absl::UnknownError("");
   if (request.body.size() <= kInlineBodyBytes) {
     decoded = decode();
@@ -256,11 +257,11 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   const bool stream = decoded->stream;
   if (stream && minor_version_ == 0) keep_alive_ = false;  // the end of the stream is the end of the connection
   CompletionAnswer answer(*decoded, service->options().served_model_name, /*chunked=*/minor_version_ == 1);
-  const Clock::time_point begin = Clock::now();
   wakeup_.Clear(kEvents);
   const NoticeScope notice(*this);
   const std::shared_ptr<CompletionCall> call = service->Start(
-      *std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); }, tracing_.trace);
+      *std::move(decoded), [loop = loop_, notice = notice.get()] { loop->Notify(notice); }, tracing_.trace,
+      std::chrono::duration_cast<std::chrono::nanoseconds>(begin.time_since_epoch()).count());
   answer.Begin(*call);
   bool go_on = false;
   if (stream) {
@@ -289,9 +290,14 @@ Task<bool> Connection::AnswerWhole(CompletionCall& call, CompletionAnswer& answe
     std::move(batch.events.begin(), batch.events.end(), std::back_inserter(events));
     if (batch.done) break;
   }
-  if (!CompletionAnswer::IsLong(events)) co_return co_await Send(answer.Whole(events));
   const auto encode = [&] { return answer.Whole(events); };
-  const HttpResponse response = co_await OnWorker(encode);
+  HttpResponse response;
+  if (CompletionAnswer::IsLong(events)) {
+    response = co_await OnWorker(encode);
+  } else {
+    response = encode();
+  }
+  call.NoteAnswered();
   co_return co_await Send(response);
 }
 
@@ -334,6 +340,7 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
       answer.AppendEvents(batch.events, out_);
       done = batch.done;
       if (done && batch.error.ok()) answer.AppendEnd(out_);
+      if (done) call.NoteAnswered();
       if (!batch.error.ok()) {
         const HttpResponse error = ErrorResponse(batch.error);
         status_ = error.status;

@@ -33,6 +33,7 @@ constexpr auto kRoutes = std::to_array<Route>({
     {"GET", "/health", RouteAccess::kProbe, Readyz},
     {"GET", "/ping", RouteAccess::kProbe, Readyz},
     {"GET", "/metrics", RouteAccess::kMetrics, MetricsText},
+    {"GET", "/debug/steps", RouteAccess::kKey, DebugSteps},
     {"", "/v1/chat/completions", RouteAccess::kOpen, ChatIsNotSupported},
 });
 

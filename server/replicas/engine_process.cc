@@ -157,6 +157,11 @@ EngineStats EngineProcess::Stats() const {
   return stats_;
 }
 
+std::vector<StepRecord> EngineProcess::RecentSteps(uint64_t after) const {
+  const std::lock_guard lock(mu_);
+  return step_ring_.Since(after);
+}
+
 absl::Status EngineProcess::Health() const {
   const std::lock_guard lock(mu_);
   return health_;
@@ -234,6 +239,9 @@ void EngineProcess::OnStats(const internal::EngineStats& frame) {
   const EngineStats stats = FromProto(frame);
   const std::lock_guard lock(mu_);
   const EngineStats before = std::exchange(stats_, stats);
+  for (const internal::StepRecord& record : frame.new_steps()) {
+    step_ring_.Add(FromProto(record));
+  }
   if (stats.steps <= before.steps) return;
   const uint64_t steps = stats.steps - before.steps;
   const double seconds = (stats.step_seconds - before.step_seconds) / static_cast<double>(steps);

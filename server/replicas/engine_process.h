@@ -20,6 +20,7 @@
 #include "engine/util/frame_channel.h"
 #include "engine/util/metrics.h"
 #include "engine/util/step_deadline.h"
+#include "engine/util/step_records.h"
 #include "optserve/internal/engine.pb.h"
 
 namespace optserve {
@@ -75,7 +76,8 @@ class EngineProcess : public EngineClient {
   void Cancel(RequestId id) override;
   void CancelChoice(RequestId id, int32_t choice) override;
   void Drain() override;
-  EngineStats Stats() const override;  // as of the last step, or 20 ms later
+  EngineStats Stats() const override;                                  // as of the last step, or 20 ms later
+  std::vector<StepRecord> RecentSteps(uint64_t after) const override;  // likewise
   absl::Status Health() const override;
   Pulse pulse() const;
 
@@ -113,6 +115,7 @@ class EngineProcess : public EngineClient {
   bool closing_ ABSL_GUARDED_BY(mu_) = false;  // the end is our own wish
   absl::Status health_ ABSL_GUARDED_BY(mu_);
   EngineStats stats_ ABSL_GUARDED_BY(mu_);
+  StepRing step_ring_ ABSL_GUARDED_BY(mu_);
   std::string killed_because_ ABSL_GUARDED_BY(mu_);  // empty: we did not
   std::chrono::steady_clock::time_point last_frame_ ABSL_GUARDED_BY(mu_);
   std::chrono::steady_clock::time_point last_step_ ABSL_GUARDED_BY(mu_);

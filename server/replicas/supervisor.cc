@@ -41,6 +41,7 @@ void AddTo(EngineStats& to, const EngineStats& from, bool is_alive) {
   to.step_seconds += from.step_seconds;
   to.step_account.Add(from.step_account);
   to.request_account.Add(from.request_account);
+  to.request_seconds += from.request_seconds;
   if (!is_alive) return;
   to.running += from.running;
   to.waiting += from.waiting;
@@ -90,6 +91,19 @@ EngineStats Supervisor::Stats() const {
   }
   for (const auto& [arrival, live] : parked_) stats.waiting += live->num_unfinished;
   return stats;
+}
+
+std::vector<StepRecord> Supervisor::RecentSteps(uint64_t after) const {
+  const std::lock_guard lock(mu_);
+  std::vector<StepRecord> steps;
+  for (size_t i = 0; i < replicas_.size(); ++i) {
+    if (replicas_[i].process == nullptr) continue;
+    for (StepRecord& record : replicas_[i].process->RecentSteps(after)) {
+      record.replica = static_cast<int32_t>(i);
+      steps.push_back(record);
+    }
+  }
+  return steps;
 }
 
 absl::Status Supervisor::Health() const {

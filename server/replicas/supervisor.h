@@ -72,7 +72,8 @@ class Supervisor : public EngineClient {
   void Cancel(RequestId id) override;
   void CancelChoice(RequestId id, int32_t choice) override;
   void Drain() override;
-  EngineStats Stats() const override;  // of all engines, those that died included
+  EngineStats Stats() const override;                                  // of all engines, those that died included
+  std::vector<StepRecord> RecentSteps(uint64_t after) const override;  // of those that live, each by itself
   absl::Status Health() const override;
 
   std::vector<pid_t> pids() const;  // of the engines that run

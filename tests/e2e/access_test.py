@@ -181,7 +181,7 @@ def test_bad_keys_over_grpc_are_counted(key_file):
     "/v1%2fcompletions", "/%761/completions", "/v1/completions/", "/V1/completions", "/v1/completions;a",
     "/v1/completions%00", "/livez/../v1/completions", "http://a/v1/completions", "/v1/completions?x=/livez",
     "/completions", "/v1/engines/a%2F..%2Flivez/completions", "/v1/models", "/tokenize", "/detokenize",
-    "/tokenizer_info", "/v1/capabilities",
+    "/tokenizer_info", "/v1/capabilities", "/debug/steps",
 ])
 def test_no_spelling_of_a_path_gets_around_the_key(key_file, path):
     new_key(key_file)

@@ -179,6 +179,21 @@ TEST(LocalEngineTest, TheAccountSumsToTheTimeInWhichThereWasWork) {
   EXPECT_EQ(account.times[StepPhase::kWeights], 2'000'000 * static_cast<int64_t>(stats.steps));
   EXPECT_GE(account.times[StepPhase::kHost], 3'000'000 * static_cast<int64_t>(stats.steps));
   EXPECT_EQ(account.demand.weight_bytes, 10.0 * static_cast<double>(stats.steps));
+  // Step by step it is the same: they follow each other, and sum to it.
+  const std::vector<StepRecord> records = engine->RecentSteps(/*after=*/0);
+  ASSERT_EQ(records.size(), stats.steps);
+  StepAccount sum;
+  for (size_t i = 0; i < records.size(); ++i) {
+    EXPECT_EQ(records[i].step, i + 1);
+    EXPECT_GE(records[i].num_tokens, records[i].num_sequences);
+    sum.Add(records[i].times, records[i].demand, 1);
+    if (i > 0) EXPECT_GE(records[i].begin_ns, records[i - 1].begin_ns + records[i - 1].times.total_ns());
+  }
+  EXPECT_EQ(sum.times.ns, account.times.ns);
+  EXPECT_EQ(sum.demand.weight_bytes, account.demand.weight_bytes);
+  // Each request has been there for all of its steps, and for little more.
+  EXPECT_GE(stats.request_seconds * 1e9, 0.9 * static_cast<double>(account.times.total_ns()));
+  EXPECT_LE(stats.request_seconds * 1e9, wall_ns);
   // Each sequence of each step has got a token.
   EXPECT_EQ(stats.request_account.times[StepPhase::kWeights], 2'000'000 * static_cast<int64_t>(stats.generated_tokens));
 }

@@ -132,6 +132,18 @@ EngineStats FakeEngineClient::Stats() const {
   return stats;
 }
 
+std::vector<StepRecord> FakeEngineClient::RecentSteps(uint64_t after) const {
+  const std::lock_guard lock(mu_);
+  std::vector<StepRecord> steps;
+  std::ranges::copy_if(steps_, std::back_inserter(steps), [&](const StepRecord& step) { return step.step > after; });
+  return steps;
+}
+
+void FakeEngineClient::SetSteps(std::vector<StepRecord> steps) {
+  const std::lock_guard lock(mu_);
+  steps_ = std::move(steps);
+}
+
 absl::Status FakeEngineClient::Health() const {
   const std::lock_guard lock(mu_);
   return death_;

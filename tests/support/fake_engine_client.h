@@ -65,6 +65,7 @@ class FakeEngineClient : public EngineClient {
   void CancelChoice(RequestId id, int32_t choice) override;
   void Drain() override;
   EngineStats Stats() const override;
+  std::vector<StepRecord> RecentSteps(uint64_t after) const override;
   absl::Status Health() const override;
 
   // One step for everything that is live, on the caller's thread; false when there was nothing to do. With kByHand.
@@ -85,6 +86,9 @@ class FakeEngineClient : public EngineClient {
     bool operator==(const Cancellation&) const = default;
   };
   std::vector<Cancellation> cancellations() const;
+
+  // What RecentSteps tells from now on.
+  void SetSteps(std::vector<StepRecord> steps);
 
   // Answers that have neither finished nor been cancelled.
   int num_live() const;
@@ -115,6 +119,7 @@ class FakeEngineClient : public EngineClient {
   std::vector<GenerateRequest> submitted_;
   std::vector<Cancellation> cancellations_;
   EngineStats stats_;
+  std::vector<StepRecord> steps_;
   absl::Status refusal_;
   absl::Status death_;
   bool draining_ = false;

@@ -34,7 +34,8 @@ TEST(MetricsTest, EngineCountersAreShown) {
                                            .prefix_cache_hits = 12,
                                            .nonfinite_rows = 1,
                                            .step_account = {.times = {{1'500'000'000}}, .demand = {.kv_bytes = 7}},
-                                           .request_account = {.times = {{0, 3'000'000'000}}}},
+                                           .request_account = {.times = {{0, 3'000'000'000}}},
+                                           .request_seconds = 4.5},
                                           /*engine_healthy=*/true);
   for (const char* line :
        {"optserve_requests_running 3", "optserve_requests_waiting 2", "optserve_kv_cache_usage_ratio 0.25",
@@ -43,7 +44,7 @@ TEST(MetricsTest, EngineCountersAreShown) {
         "optserve_nonfinite_rows_total 1", "optserve_engine_healthy 1", "optserve_build_info{version=\"1.2.3\"} 1",
         "optserve_engine_restarts_total 0", "optserve_step_phase_seconds_total{phase=\"weights\"} 1.5",
         "optserve_step_demand_total{kind=\"kv_bytes\"} 7",
-        "optserve_request_phase_seconds_total{phase=\"attention\"} 3"}) {
+        "optserve_request_phase_seconds_total{phase=\"attention\"} 3", "optserve_request_engine_seconds_total 4.5"}) {
     EXPECT_THAT(Lines(text), testing::Contains(line));
   }
   EXPECT_THAT(metrics.Render({}, /*engine_healthy=*/false), HasSubstr("\noptserve_engine_healthy 0\n"));
@@ -85,6 +86,8 @@ TEST(MetricsTest, ObservationsAreCounted) {
   metrics.ObserveRequestQueue(0.125);
   metrics.ObserveStep(0.0625, 32);
   metrics.CountEngineRestart();
+  metrics.ObserveServing(1.5);
+  metrics.ObserveServing(0.25);
   const std::string text = metrics.Render({}, true);
   for (const char* line :
        {"optserve_time_to_first_token_seconds_sum 2", "optserve_time_to_first_token_seconds_count 2",
@@ -93,7 +96,7 @@ TEST(MetricsTest, ObservationsAreCounted) {
         "optserve_request_duration_seconds_sum 6", "optserve_requests_total{finish_reason=\"length\"} 1",
         "optserve_requests_total{finish_reason=\"deadline\"} 1", "optserve_requests_total{finish_reason=\"stop\"} 0",
         "optserve_request_queue_seconds_sum 0.125", "optserve_step_seconds_sum 0.0625", "optserve_step_tokens_sum 32",
-        "optserve_engine_restarts_total 1"}) {
+        "optserve_engine_restarts_total 1", "optserve_request_serving_seconds_total 1.75"}) {
     EXPECT_THAT(Lines(text), testing::Contains(line));
   }
 }

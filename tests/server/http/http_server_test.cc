@@ -271,6 +271,7 @@ TEST(HttpServerTest, WithKeysOnlyTheirHoldersAreServed) {
   }
   EXPECT_EQ(HttpGet(server.port(), "/v1/models").status, 401);
   EXPECT_EQ(HttpGet(server.port(), "/tokenizer_info").status, 401);
+  EXPECT_EQ(HttpGet(server.port(), "/debug/steps").status, 401);
   for (const char* path : {"/livez", "/readyz", "/health", "/ping", "/version", "/metrics"}) {
     EXPECT_EQ(HttpGet(server.port(), path).status, 200) << path;
   }
@@ -304,6 +305,38 @@ TEST(HttpServerTest, AKeyIsGoodForItsRequestOnly) {
   EXPECT_EQ(client.Receive().status, 401);
   client.Get("/livez");
   EXPECT_EQ(client.Receive().status, 401);
+}
+
+TEST(HttpServerTest, TellsOfTheLastStepsOneByOne) {
+  TestServer server;
+  EXPECT_EQ(HttpGet(server.port(), "/debug/steps").body, R"({"steps":[]})");
+  StepRecord step{.step = 7, .replica = 1, .begin_ns = 5'000'000'000, .num_tokens = 12, .num_sequences = 3};
+  step.times[StepPhase::kWeights] = 800;
+  step.times[StepPhase::kHost] = 200;
+  step.demand = {.weight_bytes = 1e12, .kv_bytes = 4};
+  server.engine().SetSteps({{.step = 6}, step});
+  const nlohmann::json answer = nlohmann::json::parse(HttpGet(server.port(), "/debug/steps").body);
+  ASSERT_EQ(answer.at("steps").size(), 2u);
+  EXPECT_EQ(answer.at("steps").at(0).at("step"), 6);
+  const nlohmann::json expected = {{"step", 7},
+                                   {"replica", 1},
+                                   {"begin_ns", 5'000'000'000},
+                                   {"tokens", 12},
+                                   {"sequences", 3},
+                                   {"phase_ns",
+                                    {{"weights", 800},
+                                     {"attention", 0},
+                                     {"all_reduce", 0},
+                                     {"kernels", 0},
+                                     {"sampling", 0},
+                                     {"gaps", 0},
+                                     {"device", 0},
+                                     {"host", 200}}},
+                                   {"weight_bytes", 1'000'000'000'000},
+                                   {"kv_bytes", 4},
+                                   {"weight_flops", 0},
+                                   {"attention_flops", 0}};
+  EXPECT_EQ(answer.at("steps").at(1), expected);
 }
 
 TEST(HttpServerTest, TokenizesBothWays) {

@@ -49,6 +49,7 @@ absl::StatusOr<std::unique_ptr<EngineClient>> StartFake(const EngineConfig& conf
     return FakeEngineClient::HashedTokens()(request, choice, index);
   };
   auto client = std::make_unique<FakeEngineClient>(options);
+  client->SetSteps({{.step = 1, .num_tokens = 10}, {.step = 2, .num_tokens = 20}});
   *engine = client.get();
   return client;
 }
@@ -100,6 +101,18 @@ TEST(EngineProcessTest, ASinkThatRequestsShareIsCalledOnceAStep) {
   ASSERT_TRUE(sink->WaitForFinished(8));
   EXPECT_EQ(sink->events().size(), 800u);
   EXPECT_LT(sink->calls(), 400);  // about 100, if the requests overlap as they should
+}
+
+TEST(EngineProcessTest, StepsCrossOneByOneAndOnce) {
+  const auto running = StartReady();
+  const auto sink = std::make_shared<Recorder>();
+  ASSERT_TRUE(running->engine->Submit(HashedRequest(1, 50), sink).ok());  // 50 frames, each with what is new
+  ASSERT_TRUE(sink->WaitForFinished(1));
+  const std::vector<StepRecord> steps = running->engine->RecentSteps(/*after=*/0);
+  ASSERT_EQ(steps.size(), 2u);
+  EXPECT_EQ(steps[0].num_tokens, 10);
+  EXPECT_EQ(steps[1].step, 2u);
+  EXPECT_EQ(running->engine->RecentSteps(/*after=*/1).size(), 1u);
 }
 
 TEST(EngineProcessTest, LoadProgressIsReportedUpToTheEnd) {

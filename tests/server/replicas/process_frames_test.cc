@@ -164,7 +164,8 @@ TEST(ProcessFramesTest, CountersCrossWhole) {
       .last_step_seconds = 0.13,
       .last_step_tokens = 14,
       .step_account = {.steps = 15, .times = {{16, 17, 18, 19, 20, 21, 22, 23}}, .demand = {24, 25, 26, 27}},
-      .request_account = {.steps = 28, .times = {{29}}, .demand = {30}}};
+      .request_account = {.steps = 28, .times = {{29}}, .demand = {30}},
+      .request_seconds = 0.31};
   const EngineStats got = RoundTrip<internal::EngineStats>(sent);
   EXPECT_EQ(got.running, sent.running);
   EXPECT_EQ(got.waiting, sent.waiting);
@@ -180,6 +181,7 @@ TEST(ProcessFramesTest, CountersCrossWhole) {
   EXPECT_EQ(got.step_seconds, sent.step_seconds);
   EXPECT_EQ(got.last_step_seconds, sent.last_step_seconds);
   EXPECT_EQ(got.last_step_tokens, sent.last_step_tokens);
+  EXPECT_EQ(got.request_seconds, sent.request_seconds);
   for (const auto account : {&EngineStats::step_account, &EngineStats::request_account}) {
     EXPECT_EQ((got.*account).steps, (sent.*account).steps);
     EXPECT_EQ((got.*account).times.ns, (sent.*account).times.ns);
@@ -188,6 +190,25 @@ TEST(ProcessFramesTest, CountersCrossWhole) {
     EXPECT_EQ((got.*account).demand.weight_flops, (sent.*account).demand.weight_flops);
     EXPECT_EQ((got.*account).demand.attention_flops, (sent.*account).demand.attention_flops);
   }
+}
+
+TEST(ProcessFramesTest, RecordsOfStepsCrossWhole) {
+  const StepRecord sent = {.step = 1,
+                           .begin_ns = int64_t{1} << 40,
+                           .num_tokens = 2,
+                           .num_sequences = 3,
+                           .times = {{4, 5, 6, 7, 8, 9, 10, 11}},
+                           .demand = {12, 13, 14, 15}};
+  const StepRecord got = RoundTrip<internal::StepRecord>(sent);
+  EXPECT_EQ(got.step, sent.step);
+  EXPECT_EQ(got.begin_ns, sent.begin_ns);
+  EXPECT_EQ(got.num_tokens, sent.num_tokens);
+  EXPECT_EQ(got.num_sequences, sent.num_sequences);
+  EXPECT_EQ(got.times.ns, sent.times.ns);
+  EXPECT_EQ(got.demand.weight_bytes, sent.demand.weight_bytes);
+  EXPECT_EQ(got.demand.kv_bytes, sent.demand.kv_bytes);
+  EXPECT_EQ(got.demand.weight_flops, sent.demand.weight_flops);
+  EXPECT_EQ(got.demand.attention_flops, sent.demand.attention_flops);
 }
 
 // An engine that is broken may send anything; the front end must not read beyond what came.
