@@ -40,7 +40,10 @@ bool SleepUnlessStopped(milliseconds pause, const std::stop_token& stop) {
 Attempt FirstAttempt(const CallOptions& options) {
   const Clock::time_point now = Clock::now();
   const auto longest = std::chrono::duration_cast<milliseconds>(Clock::time_point::max() - now);
-  return {.deadline = now + std::min(options.timeout, longest), .stop = options.stop, .request_id = options.request_id};
+  return {.deadline = now + std::min(options.timeout, longest),
+          .stop = options.stop,
+          .request_id = options.request_id,
+          .times = options.times};
 }
 
 // `call(attempt)` until it succeeds or there is no point in another one. The last error is the answer.
@@ -143,6 +146,10 @@ absl::StatusOr<v1::ListModelsResponse> Client::ListModels(const CallOptions& opt
 
 absl::StatusOr<std::string> Client::Metrics(const CallOptions& options) const {
   return WithRetries(retry_, options, [&](const Attempt& attempt) { return transport_->Metrics(attempt); });
+}
+
+absl::StatusOr<std::string> Client::DebugSteps(const CallOptions& options) const {
+  return WithRetries(retry_, options, [&](const Attempt& attempt) { return transport_->DebugSteps(attempt); });
 }
 
 }  // namespace optserve::client

@@ -60,16 +60,22 @@ class GrpcEvents : public EventSource {
  public:
   GrpcEvents(v1::Completion::Stub& stub, const v1::CompletionRequest& request, const Attempt& attempt,
              const std::string& api_key)
-      : context_(attempt, api_key), reader_(stub.Stream(&context_.get(), request)) {}
+      : context_(attempt, api_key), attempt_(attempt) {
+    NoteSent(attempt_);
+    reader_ = stub.Stream(&context_.get(), request);
+  }
 
   ~GrpcEvents() override {
     if (!is_finished_) Cancel();
   }
 
   absl::StatusOr<bool> Next(v1::CompletionEvent& event) override {
-    if (reader_->Read(&event)) return true;
+    const bool has_come = reader_->Read(&event);
+    NoteReceived(attempt_);
+    if (has_come) return true;
     is_finished_ = true;
     const grpc::Status status = reader_->Finish();
+    NoteReceived(attempt_);
     if (!status.ok()) return StatusOf(status);
     return false;
   }
@@ -82,6 +88,7 @@ class GrpcEvents : public EventSource {
 
  private:
   Context context_;
+  const Attempt attempt_;
   std::unique_ptr<grpc::ClientReader<v1::CompletionEvent>> reader_;
   bool is_finished_ = false;
 };
@@ -118,6 +125,10 @@ class GrpcTransport : public Transport {
     return absl::UnimplementedError("gRPC has no metrics; use the server's http:// address");
   }
 
+  absl::StatusOr<std::string> DebugSteps(const Attempt&) override {
+    return absl::UnimplementedError("gRPC does not tell of steps; use the server's http:// address");
+  }
+
  private:
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(grpc::Status (v1::Completion::Stub::*method)(grpc::ClientContext*, const Request&,
@@ -125,7 +136,9 @@ class GrpcTransport : public Transport {
                                 const Request& request, const Attempt& attempt) {
     Context context(attempt, api_key_);
     Response response;
+    NoteSent(attempt);
     const grpc::Status status = ((*stub_).*method)(&context.get(), request, &response);
+    NoteReceived(attempt);
     if (!status.ok()) return StatusOf(status);
     return response;
   }

@@ -80,6 +80,7 @@ class Connection : public HttpConnection {
     parser_->body_limit(boost::none);  // the caller counts
     got_something_ = false;
     http::request<http::string_body> message = MessageOf(request);
+    NoteSent(attempt);
     error_code error = Run(attempt, [&](auto done) {
       http::async_write(stream_, message, [done](const error_code& result, size_t) { done(result); });
     });
@@ -91,6 +92,7 @@ class Connection : public HttpConnection {
     error = Run(attempt, [&](auto done) {
       http::async_read_header(stream_, buffer_, *parser_, [done](const error_code& result, size_t) { done(result); });
     });
+    NoteReceived(attempt);
     got_something_ = parser_->got_some() || buffer_.size() > 0;
     if (error && write_error) return StatusOf(write_error, "sending the request", attempt);
     if (error) return StatusOf(error, "waiting for the answer", attempt);
@@ -104,6 +106,7 @@ class Connection : public HttpConnection {
       const error_code error = Run(attempt, [&](auto done) {
         http::async_read_some(stream_, buffer_, *parser_, [done](const error_code& result, size_t) { done(result); });
       });
+      NoteReceived(attempt);
       if (error && error != http::error::end_of_stream) return StatusOf(error, "reading the answer", attempt);
       if (error && !parser_->is_done()) return absl::UnavailableError("the connection ended within the answer");
     }

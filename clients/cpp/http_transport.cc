@@ -166,6 +166,10 @@ class HttpTransport : public Transport {
 
   absl::StatusOr<std::string> Metrics(const Attempt& attempt) override { return Call("GET", "/metrics", "", attempt); }
 
+  absl::StatusOr<std::string> DebugSteps(const Attempt& attempt) override {
+    return Call("GET", "/debug/steps", "", attempt);
+  }
+
  private:
   struct Answer {
     std::unique_ptr<HttpConnection> connection;

@@ -23,7 +23,16 @@ struct Attempt {
   Clock::time_point deadline;
   std::stop_token stop;
   std::string request_id;
+  CallTimes* times = nullptr;  // may be null
 };
+
+inline void NoteSent(const Attempt& attempt) {
+  if (attempt.times != nullptr) attempt.times->sent = Clock::now();
+}
+
+inline void NoteReceived(const Attempt& attempt) {
+  if (attempt.times != nullptr) attempt.times->received = Clock::now();
+}
 
 // An answer that is being read, by one thread.
 class EventSource {
@@ -48,6 +57,7 @@ class Transport {
                                                             const Attempt& attempt) = 0;
   virtual absl::StatusOr<v1::ListModelsResponse> ListModels(const Attempt& attempt) = 0;
   virtual absl::StatusOr<std::string> Metrics(const Attempt& attempt) = 0;
+  virtual absl::StatusOr<std::string> DebugSteps(const Attempt& attempt) = 0;
 };
 
 // An address taken apart.

@@ -37,6 +37,7 @@ class FailingTransport : public Transport {
   }
   absl::StatusOr<v1::ListModelsResponse> ListModels(const Attempt&) override { return Next<v1::ListModelsResponse>(); }
   absl::StatusOr<std::string> Metrics(const Attempt&) override { return Next<std::string>(); }
+  absl::StatusOr<std::string> DebugSteps(const Attempt&) override { return Next<std::string>(); }
 
  private:
   template <typename T>
@@ -114,6 +115,7 @@ TEST(RetryTest, EveryCallIsTriedAgain) {
   twice(client.Detokenize({}).status());
   twice(client.ListModels().status());
   twice(client.Metrics().status());
+  twice(client.DebugSteps().status());
 }
 
 TEST(ErrorInfoTest, GoesIntoAStatusAndOut) {

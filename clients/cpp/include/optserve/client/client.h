@@ -56,12 +56,20 @@ struct ClientOptions {
   size_t max_answer_bytes = size_t{256} << 20;  // of one answer, or one event of a stream
 };
 
+// When a call left this program's hands, and when it was back in them. What lies between is the network's and the
+// server's, what lies around it the library's own.
+struct CallTimes {
+  std::chrono::steady_clock::time_point sent = {};      // the last attempt's request was made and went to the socket
+  std::chrono::steady_clock::time_point received = {};  // the last piece of the answer so far was there
+};
+
 struct CallOptions {
   std::chrono::milliseconds timeout{
       600'000};  // of all attempts and pauses, and of a whole stream; then DeadlineExceeded
   std::stop_token stop =
       {};  // request_stop(), from any thread, ends the call with Cancelled, and the server's work on it
   std::string request_id = {};  // the server logs it; empty: the server makes one
+  CallTimes* times = nullptr;   // written while the call, or its stream, goes on; outlives it
 };
 
 class EventSource;
@@ -153,6 +161,9 @@ class Client {
 
   // The server's metrics in Prometheus' text format. Unimplemented over gRPC, which has no such call.
   absl::StatusOr<std::string> Metrics(const CallOptions& options = {}) const;
+
+  // optserve's last steps as the JSON of GET /debug/steps. Unimplemented over gRPC.
+  absl::StatusOr<std::string> DebugSteps(const CallOptions& options = {}) const;
 
  private:
   std::unique_ptr<Transport> transport_;
