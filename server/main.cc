@@ -15,7 +15,6 @@
 #include "engine/engine_client.h"
 #include "engine/process_group.h"
 #include "engine/process_main.h"
-#include "engine/tools/bench_kernels.h"
 #include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
@@ -48,6 +47,7 @@ struct Words {
   bool print_config = false;
   bool decode = false;
   KernelBenchOptions kernel_bench;
+  bool kernels_json = false;
   BenchOptions bench;
   std::string report_a, report_b;
   bool compare_json = false;
@@ -152,7 +152,9 @@ void AddBench(CLI::App& app, Words& words) {
   kernels->add_option("--repetitions", words.kernel_bench.repetitions, "of each measurement (default: 9)")
       ->type_name("N")
       ->check(CLI::Range(1, 1000));
-  kernels->add_flag("--json", words.kernel_bench.json, "print one JSON object instead of tables");
+  kernels->add_flag("--json", words.kernels_json, "print one JSON object instead of tables");
+  AddReportFile(*kernels, "--csv", words.bench.outputs.csv, "a line for each measurement");
+  AddReportFile(*kernels, "--html", words.bench.outputs.html, "one page with plots, which needs nothing else");
   CLI::App* compare = bench.add_subcommand("compare", "Ratios of two JSON reports, with bootstrap intervals");
   compare->add_option("A", words.report_a, "the report to compare with")->required()->type_name("");
   compare->add_option("B", words.report_b, "the report to compare")->required()->type_name("");
@@ -307,7 +309,9 @@ int RunGenerate(const Words& words) {
 
 int RunBench(const CLI::App& bench, Words& words) {
   const CLI::App& command = *bench.get_subcommands().front();
-  if (command.get_name() == "kernels") return RunKernelBench(words.kernel_bench);
+  if (command.get_name() == "kernels") {
+    return BenchKernels(words.kernel_bench, words.kernels_json, words.bench);
+  }
   if (command.get_name() == "compare") return BenchCompare(words.report_a, words.report_b, words.compare_json);
   if (command.get_name() == "serve") return BenchServe(words.bench);
   const absl::StatusOr<LoadedServerConfig> loaded = LoadConfig(words);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,16 +13,74 @@ namespace {
 
 bool IsHttp(const std::string& address) { return address.starts_with("http"); }
 
-v1::CompletionRequest ToProto(const LoadRequest& request, const std::string& model) {
+// A text of about as many tokens: words that vocabularies of English have whole, by the ids.
+std::string TextOf(const std::vector<int32_t>& ids) {
+  static constexpr std::string_view kWords[] = {
+      "time",   "year", "people", "way",   "day",  "man",  "thing",   "woman",  "life",     "world", "school", "state",
+      "family", "hand", "part",   "place", "case", "week", "company", "system", "question", "work",  "number", "night"};
+  std::string text;
+  for (const int32_t id : ids) {
+    if (!text.empty()) text += ' ';
+    text += kWords[static_cast<size_t>(id) % std::size(kWords)];
+  }
+  return text;
+}
+
+v1::CompletionRequest ToProto(const LoadRequest& request, const ClientTarget::Options& options) {
   v1::CompletionRequest proto;
-  if (!model.empty()) proto.set_model(model);
-  proto.add_prompt()->mutable_token_ids()->mutable_ids()->Assign(request.prompt.begin(), request.prompt.end());
+  if (!options.model.empty()) proto.set_model(options.model);
+  if (options.plain) {
+    proto.add_prompt()->set_text(TextOf(request.prompt));
+  } else {
+    proto.add_prompt()->mutable_token_ids()->mutable_ids()->Assign(request.prompt.begin(), request.prompt.end());
+    proto.set_ignore_eos(true);
+  }
   proto.set_max_tokens(request.output_tokens);
   proto.set_temperature(0.0f);
-  proto.set_ignore_eos(true);
   proto.mutable_stream_options()->set_include_usage(true);
   return proto;
 }
+
+// Counts an answer's tokens as its events come.
+class EventCounter {
+ public:
+  EventCounter(const std::function<void(int)>& on_tokens, Outcome& outcome)
+      : on_tokens_(on_tokens), outcome_(outcome) {}
+
+  void Add(const v1::CompletionEvent& event) {
+    if (event.choices_size() > 0) AddChoice(event.choices(0));
+    if (!event.has_usage()) return;
+    outcome_.prompt_tokens = event.usage().prompt_tokens();
+    outcome_.output_tokens = event.usage().completion_tokens();
+    // The usage says whether the last, empty event was a token.
+    if (std::exchange(is_last_open_, false) && outcome_.output_tokens == seen_ + 1) Arrive(1);
+  }
+
+  bool has_seen_any() const { return seen_ > 0; }
+
+ private:
+  // Ours sends an event for each token, with empty text where bytes of a character are missing. Others send text that
+  // may be of several tokens, how many only `usage` says; and many end with an event that has a finish_reason and no
+  // token.
+  void AddChoice(const v1::Choice& choice) {
+    const bool is_empty = choice.text().empty() && choice.token_ids_size() == 0;
+    if (is_empty && choice.finish_reason() != v1::FINISH_REASON_UNSPECIFIED && seen_ > 0) {
+      is_last_open_ = true;
+      return;
+    }
+    Arrive(std::max(1, choice.token_ids_size()));
+  }
+
+  void Arrive(int num_tokens) {
+    seen_ += num_tokens;
+    on_tokens_(num_tokens);
+  }
+
+  const std::function<void(int)>& on_tokens_;
+  Outcome& outcome_;
+  int64_t seen_ = 0;
+  bool is_last_open_ = false;
+};
 
 }  // namespace
 
@@ -49,26 +108,17 @@ absl::StatusOr<std::unique_ptr<ClientTarget>> ClientTarget::Make(Options options
 
 Outcome ClientTarget::Complete(const LoadRequest& request, const std::function<void(int num_tokens)>& on_tokens) {
   Outcome outcome;
-  int64_t arrivals = 0;
-  const auto timeout = std::chrono::milliseconds(static_cast<int64_t>(options_.timeout_seconds * 1e3));
-  const absl::Status status = client_->Stream(ToProto(request, options_.model),
-                                              [&](const v1::CompletionEvent& event) {
-                                                // Ours sends a token in each event, with empty text where bytes of a
-                                                // character are missing. Others send text that may be of several
-                                                // tokens; how many only `usage` says, at the end.
-                                                if (event.choices_size() > 0) {
-                                                  ++arrivals;
-                                                  on_tokens(std::max(1, event.choices(0).token_ids_size()));
-                                                }
-                                                if (!event.has_usage()) return;
-                                                outcome.prompt_tokens = event.usage().prompt_tokens();
-                                                outcome.output_tokens = event.usage().completion_tokens();
-                                              },
-                                              {.timeout = timeout});
+  EventCounter counter(on_tokens, outcome);
+  client::CallTimes times;
+  const absl::Status status = client_->Stream(
+      ToProto(request, options_), [&](const v1::CompletionEvent& event) { counter.Add(event); },
+      {.timeout = std::chrono::milliseconds(static_cast<int64_t>(options_.timeout_seconds * 1e3)), .times = &times});
   if (!status.ok()) {
     outcome.error = ErrorClass(status);
-    outcome.in_stream = arrivals > 0;
+    outcome.in_stream = counter.has_seen_any();
   }
+  if (times.sent.time_since_epoch().count() > 0) outcome.handed_over = times.sent;
+  if (times.received.time_since_epoch().count() > 0) outcome.received = times.received;
   return outcome;
 }
 
@@ -76,6 +126,12 @@ std::optional<EngineReading> ClientTarget::Read() const {
   if (metrics_ == nullptr) return std::nullopt;
   const absl::StatusOr<std::string> text = metrics_->Metrics();
   return text.ok() ? ReadMetrics(*text) : std::nullopt;
+}
+
+std::vector<EngineStep> ClientTarget::Steps() const {
+  if (metrics_ == nullptr) return {};
+  const absl::StatusOr<std::string> json = metrics_->DebugSteps();
+  return json.ok() ? ReadSteps(*json) : std::vector<EngineStep>();
 }
 
 absl::StatusOr<std::string> ClientTarget::ModelName() const {

@@ -20,6 +20,9 @@ class ClientTarget : public Target {
     std::string metrics_address = {};  // where to read /metrics; empty: `address`, if that is HTTP
     std::string model = {};            // sent as the request's model; empty: none
     double timeout_seconds = 600.0;    // of a request
+    // For servers that know OpenAI's fields and no others: prompts are texts of some as many tokens, and stop tokens
+    // end an answer.
+    bool plain = false;
   };
 
   // InvalidArgument for an address that is none.
@@ -30,6 +33,9 @@ class ClientTarget : public Target {
 
   // Of the server's /metrics; none where it keeps no account, or cannot be asked.
   std::optional<EngineReading> Read() const;
+
+  // The server's last steps; none where it does not tell of them.
+  std::vector<EngineStep> Steps() const;
 
   // The first model that the server names.
   absl::StatusOr<std::string> ModelName() const;

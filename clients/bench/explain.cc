@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "fmt/format.h"
+#include "nlohmann/json.hpp"
 
 namespace optserve::bench {
 namespace {
@@ -74,6 +75,27 @@ void Subtract(const EngineAccount& earlier, EngineAccount& later) {
   later.attention_flops -= earlier.attention_flops;
 }
 
+using Json = nlohmann::json;
+
+EngineStep ReadStep(const Json& json) {
+  EngineStep step{.begin = json.at("begin_ns").get<double>() * 1e-9,
+                  .replica = json.at("replica").get<int32_t>(),
+                  .tokens = json.at("tokens").get<int64_t>(),
+                  .sequences = json.at("sequences").get<int64_t>(),
+                  .account = {.weight_bytes = json.at("weight_bytes").get<double>(),
+                              .kv_bytes = json.at("kv_bytes").get<double>(),
+                              .weight_flops = json.at("weight_flops").get<double>(),
+                              .attention_flops = json.at("attention_flops").get<double>()}};
+  for (const PhaseText& phase : kPhases) {
+    const double ns = json.at("phase_ns").at(std::string(phase.name)).get<double>();
+    step.account.phase_seconds.emplace_back(phase.name, ns * 1e-9);
+  }
+  return step;
+}
+
+// What of a request's latency is the client's own.
+double ClientSeconds(const RequestRecord& record) { return record.sent - record.due + record.own_seconds; }
+
 // Reading and multiplying can overlap: the longer of the two is the least.
 double Least(const Roof& roof, double bytes, double flops) {
   const double reading = roof.bytes_per_second > 0 ? bytes / roof.bytes_per_second : 0.0;
@@ -99,8 +121,33 @@ std::optional<EngineReading> ReadMetrics(std::string_view text) {
   const std::optional<EngineAccount> request = ReadAccount(text, "request");
   const std::optional<double> queue = ValueOf(text, "optserve_request_queue_seconds_sum");
   const std::optional<double> steps = ValueOf(text, "optserve_step_seconds_count");
+  const std::optional<double> engine = ValueOf(text, "optserve_request_engine_seconds_total");
+  const std::optional<double> serving = ValueOf(text, "optserve_request_serving_seconds_total");
   if (!step.has_value() || !request.has_value() || !queue.has_value() || !steps.has_value()) return std::nullopt;
-  return EngineReading{.step = *step, .request = *request, .queue_seconds = *queue, .steps = *steps};
+  if (!engine.has_value() || !serving.has_value()) return std::nullopt;
+  return EngineReading{.step = *step,
+                       .request = *request,
+                       .queue_seconds = *queue,
+                       .steps = *steps,
+                       .engine_seconds = *engine,
+                       .serving_seconds = *serving};
+}
+
+double EngineStep::seconds() const {
+  double sum = 0.0;
+  for (const auto& [name, phase] : account.phase_seconds) sum += phase;
+  return sum;
+}
+
+std::vector<EngineStep> ReadSteps(std::string_view json) {
+  std::vector<EngineStep> steps;
+  try {
+    const Json answer = Json::parse(json);
+    for (const Json& step : answer.at("steps")) steps.push_back(ReadStep(step));
+  } catch (const Json::exception&) {
+    return {};
+  }
+  return steps;
 }
 
 EngineReading Since(const EngineReading& earlier, EngineReading later) {
@@ -108,32 +155,34 @@ EngineReading Since(const EngineReading& earlier, EngineReading later) {
   Subtract(earlier.request, later.request);
   later.queue_seconds -= earlier.queue_seconds;
   later.steps -= earlier.steps;
+  later.engine_seconds -= earlier.engine_seconds;
+  later.serving_seconds -= earlier.serving_seconds;
   return later;
 }
 
-Explanation Explain(const EngineReading& reading, std::span<const RequestRecord> records, const Roof& roof,
-                    const RequestOverhead& overhead) {
+Explanation Explain(const EngineReading& reading, std::span<const RequestRecord> records, const Roof& roof) {
   Explanation result;
   double wall = 0.0;
-  double late = 0.0;
+  double client = 0.0;
   for (const RequestRecord& record : records) {
     wall += record.ended - record.due;
-    late += record.sent - record.due;
+    client += ClientSeconds(record);
     result.tokens += record.num_tokens();
   }
   if (result.tokens == 0 || wall <= 0) return result;
   const auto tokens = static_cast<double>(result.tokens);
-  const auto requests = static_cast<double>(records.size());
   result.seconds_per_token = wall / tokens;
   result.parts = PartsOf(reading.request, roof, tokens);
   result.parts.push_back(
       {.name = "queue", .what = "waiting for the first step", .seconds = reading.queue_seconds / tokens});
+  result.parts.push_back({.name = "front_end",
+                          .what = "the server around the engine: JSON, texts, the way to the engine and back",
+                          .seconds = (reading.serving_seconds - reading.engine_seconds) / tokens});
   result.parts.push_back({.name = "wire",
-                          .what = "sockets and the server's front end",
-                          .seconds = overhead.wire_seconds * requests / tokens});
-  result.parts.push_back({.name = "client",
-                          .what = "the client: sending late, its own work",
-                          .seconds = (late + overhead.client_seconds * requests) / tokens});
+                          .what = "sockets, and waking who waits for them",
+                          .seconds = (wall - client - reading.serving_seconds) / tokens});
+  result.parts.push_back(
+      {.name = "client", .what = "the client: sending late, its own work", .seconds = client / tokens});
   for (const Part& part : result.parts) {
     result.explained += part.seconds / result.seconds_per_token;
     result.least += part.least / result.seconds_per_token;
@@ -146,6 +195,7 @@ Explanation Explain(const EngineReading& reading, std::span<const RequestRecord>
 
 std::vector<std::string> ClientLimits(const LoadResult& result, const Summary& summary, bool in_process, bool is_open) {
   constexpr double kCpuShare = 0.5;
+  constexpr double kOwnShare = 0.1;
   std::vector<std::string> why;
   const double late_limit = std::max(0.002, 0.1 * Quantile(summary.latencies.end_to_end, 0.5));
   if (is_open && summary.late_p99 > late_limit) {
@@ -155,6 +205,15 @@ std::vector<std::string> ClientLimits(const LoadResult& result, const Summary& s
   const double share = result.wall_seconds > 0 ? result.cpu_seconds / result.wall_seconds / cpus : 0.0;
   if (!in_process && share > kCpuShare) {
     why.push_back(fmt::format("the client took {:.0f} % of this machine's processors", 100 * share));
+  }
+  double own = 0.0;
+  double all = 0.0;
+  for (const RequestRecord& record : result.records) {
+    own += record.own_seconds;
+    all += record.ended - record.sent;
+  }
+  if (own > kOwnShare * all) {
+    why.push_back(fmt::format("{:.0f} % of the time of requests passed in the client itself", 100 * own / all));
   }
   return why;
 }

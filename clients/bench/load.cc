@@ -13,9 +13,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double CpuSeconds(clockid_t clock) {
+// Of this process, all its threads.
+double CpuSeconds() {
   timespec time = {};
-  clock_gettime(clock, &time);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
 }
 
@@ -35,7 +36,8 @@ class Worker {
   }
 
  private:
-  double Now() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  double Now() const { return SinceBegin(Clock::now()); }
+  double SinceBegin(Clock::time_point time) const { return std::chrono::duration<double>(time - begin_).count(); }
 
   void RunOne(int64_t index) {
     const LoadRequest& request = requests_[index];
@@ -51,14 +53,15 @@ class Worker {
       std::this_thread::sleep_until(
           begin_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(record.due)));
     }
-    const double cpu = CpuSeconds(CLOCK_THREAD_CPUTIME_ID);
     record.sent = Now();
     record.outcome = target_.Complete(request, [&](int num_tokens) {
       record.token_times.push_back(Now());
       record.token_counts.push_back(num_tokens);
     });
     record.ended = Now();
-    record.cpu_seconds = CpuSeconds(CLOCK_THREAD_CPUTIME_ID) - cpu;
+    const Outcome& outcome = record.outcome;
+    if (outcome.handed_over.has_value()) record.own_seconds += SinceBegin(*outcome.handed_over) - record.sent;
+    if (outcome.received.has_value()) record.own_seconds += record.ended - SinceBegin(*outcome.received);
   }
 
   Target& target_;
@@ -79,7 +82,7 @@ LoadResult RunLoad(Target& target, std::span<const LoadRequest> requests, const 
   LoadResult result;
   result.records.resize(requests.size());
   const Clock::time_point begin = Clock::now();
-  const double cpu = CpuSeconds(CLOCK_PROCESS_CPUTIME_ID);
+  const double cpu = CpuSeconds();
   std::atomic<int64_t> next = 0;
   const auto num_threads = std::min<int64_t>(options.max_in_flight, std::ssize(requests));
   std::vector<std::thread> threads;
@@ -87,7 +90,7 @@ LoadResult RunLoad(Target& target, std::span<const LoadRequest> requests, const 
     threads.emplace_back([&] { Worker(target, requests, options, begin, next, result.records).Run(); });
   }
   for (std::thread& thread : threads) thread.join();
-  result.cpu_seconds = CpuSeconds(CLOCK_PROCESS_CPUTIME_ID) - cpu;
+  result.cpu_seconds = CpuSeconds() - cpu;
   result.wall_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   // Those that were taken; each was, unless the load was stopped.
   result.records.resize(static_cast<size_t>(std::min<int64_t>(next, std::ssize(requests))));

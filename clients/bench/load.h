@@ -1,8 +1,10 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +19,10 @@ struct Outcome {
   bool in_stream = false;     // the error came when tokens had already come
   int64_t prompt_tokens = 0;  // as the server counted them; 0: it did not say
   int64_t output_tokens = 0;  // likewise
+  // Of the client's own way: when the request went to the socket, and when the last piece of the answer that was
+  // waited for had come. None: there was no socket.
+  std::optional<std::chrono::steady_clock::time_point> handed_over = {};
+  std::optional<std::chrono::steady_clock::time_point> received = {};
 };
 
 // Whoever answers requests: a server through a client library, or an engine in this process. Any thread may call.
@@ -36,9 +42,9 @@ struct RequestRecord {
   double due = 0.0;   // when it should have been sent; latencies count from then on
   double sent = 0.0;  // and when it was
   double ended = 0.0;
+  double own_seconds = 0.0;         // of the client between sent and ended, while nobody else had the request
   std::vector<double> token_times;  // when tokens came, an entry for each arrival
   std::vector<int32_t> token_counts;
-  double cpu_seconds = 0.0;  // of this thread, during the request
   Outcome outcome;
 
   int64_t num_tokens() const;

@@ -47,6 +47,23 @@ Json ToJson(const std::vector<Part>& parts) {
   return list;
 }
 
+// Milliseconds to the microsecond; the first begins at 0.
+Json ToJson(const std::vector<EngineStep>& steps) {
+  const auto ms = [](double seconds) { return std::round(seconds * 1e6) / 1e3; };
+  Json list = Json::array();
+  for (const EngineStep& step : steps) {
+    Json entry = {{"begin_ms", ms(step.begin - steps.front().begin)},
+                  {"replica", step.replica},
+                  {"tokens", step.tokens},
+                  {"sequences", step.sequences}};
+    for (const auto& [name, seconds] : step.account.phase_seconds) {
+      if (seconds > 0) entry["ms"][name] = ms(seconds);
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
 Json ToJson(const Explanation& e) {
   return {{"ms_per_token", e.seconds_per_token * 1e3},
           {"tokens", e.tokens},
@@ -55,7 +72,8 @@ Json ToJson(const Explanation& e) {
           {"parts", ToJson(e.parts)},
           {"steps", e.steps},
           {"steps_ms", e.steps_seconds * 1e3},
-          {"step_parts", ToJson(e.step_parts)}};
+          {"step_parts", ToJson(e.step_parts)},
+          {"last_steps", ToJson(e.last_steps)}};
 }
 
 Json ToJson(const Summary& s) {
@@ -65,7 +83,8 @@ Json ToJson(const Summary& s) {
                {"errors_in_stream", s.errors_in_stream},
                {"prompt_tokens", s.prompt_tokens},
                {"output_tokens", s.output_tokens},
-               {"miscounted", s.miscounted},
+               {"answers_counted_by",
+                {{"tokens", s.counted_exactly}, {"usage", s.counted_by_usage}, {"chunks", s.counted_by_chunks}}},
                {"merged_arrivals", s.merged_arrivals},
                {"seconds", s.seconds},
                {"requests_per_second", s.requests_per_second},

@@ -29,7 +29,7 @@ svg { width: 100%; height: auto; } svg text { fill: var(--dim); font-size: 12px;
 const report = JSON.parse(document.getElementById("report").textContent);
 const page = document.getElementById("page");
 const COLOURS = { weights: "#2563eb", attention: "#7c3aed", all_reduce: "#db2777", kernels: "#0891b2", sampling: "#16a34a",
-  gaps: "#ca8a04", device: "#475569", host: "#ea580c", queue: "#94a3b8", wire: "#65a30d", client: "#be123c" };
+  gaps: "#ca8a04", device: "#475569", host: "#ea580c", queue: "#94a3b8", front_end: "#0d9488", wire: "#65a30d", client: "#be123c" };
 
 function add(parent, name, text, attributes = {}) {
   const element = document.createElement(name);
@@ -136,7 +136,43 @@ function explain(parent, e) {
   timeline(parent, e.parts, e.ms_per_token * Math.max(1, e.explained), `The ${show(e.ms_per_token)} ms of a token`);
   add(parent, "p", `The parts sum to ${(100 * e.explained).toFixed(1)} % of it` + (e.least > 0 ? `; the least that this machine needs for it is ${(100 * e.least).toFixed(1)} %. The pale bars are that least.` : "."), { class: Math.abs(e.explained - 1) > 0.03 ? "warning" : "dim" });
   table(parent, ["part", "ms", "share %", "at least ms", ""], e.parts.map((p) => [p.name, p.ms, 100 * p.ms / e.ms_per_token, p.least_ms > 0 ? p.least_ms : "", p.what]));
-  if (e.steps > 0) timeline(parent, e.step_parts.map((p) => ({ ...p, ms: p.ms / e.steps, least_ms: p.least_ms / e.steps })), e.steps_ms / e.steps, `A step of the engine, on average of ${e.steps}: ${show(e.steps_ms / e.steps)} ms`);
+  if (e.steps > 0) add(parent, "p", `${e.steps} steps of the engine took ${show(e.steps_ms)} ms, ${show(e.steps_ms / e.steps)} ms each on average.`, { class: "dim" });
+  showSteps(parent, e.last_steps);
+}
+
+// Steps as they were, each at its time: as wide as it was long, and as high.
+function stepsPlot(parent, steps) {
+  const title = steps.length > 1 ? `The last ${steps.length} steps of the engine, ms each` : "The last step of the engine, ms";
+  add(parent, "h3", title);
+  const svg = frame(parent, title, 220), left = 60, right = 840, top = 10, bottom = 175;
+  const end = Math.max(...steps.map((s) => s.begin_ms + s.total)), most = Math.max(...steps.map((s) => s.total)) * 1.05;
+  const x = (v) => left + (right - left) * v / end, height = (v) => (bottom - top) * v / most;
+  for (let i = 0; i <= 4; ++i) {
+    draw(svg, "line", { x1: left, x2: right, y1: bottom - height(most * i / 4), y2: bottom - height(most * i / 4), class: "axis" });
+    draw(svg, "text", { x: left - 6, y: bottom - height(most * i / 4) + 4, "text-anchor": "end" }, show(most * i / 4));
+    draw(svg, "text", { x: x(end * i / 4), y: bottom + 18, "text-anchor": "middle" }, show(end * i / 4));
+  }
+  draw(svg, "text", { x: (left + right) / 2, y: bottom + 33, "text-anchor": "middle" }, "ms since the first of them began");
+  for (const step of steps) {
+    const bar = draw(svg, "g", {});
+    draw(bar, "title", {}, `step of ${show(step.total)} ms: ${step.tokens} tokens of ${step.sequences} sequences`);
+    let at = bottom;
+    for (const [name, ms] of Object.entries(step.ms)) {
+      at -= height(ms);
+      draw(bar, "rect", { x: x(step.begin_ms), y: at, width: Math.max(0.5, x(step.total) - left - 0.2), height: height(ms), fill: COLOURS[name] || "#888" });
+    }
+  }
+}
+
+function showSteps(parent, last) {
+  if (!last || last.length === 0) return;
+  const steps = last.map((s) => ({ ...s, total: Object.values(s.ms || {}).reduce((a, b) => a + b, 0) }));
+  stepsPlot(parent, steps);
+  const sorted = [...steps].sort((a, b) => a.total - b.total);
+  const one = (step, name) => timeline(parent, Object.entries(step.ms).map(([part, ms]) => ({ name: part, ms })), step.total,
+    `The ${name} of them: ${show(step.total)} ms, ${step.tokens} tokens of ${step.sequences} sequences`);
+  one(sorted[sorted.length - 1], "slowest");
+  one(sorted[Math.floor(sorted.length / 2)], "median");
 }
 
 function showRun(run) {
@@ -153,19 +189,47 @@ function showRun(run) {
   histogram(page, run.samples.ttft_ms, "Times to the first token");
 }
 
-add(page, "h1", report.target);
-add(page, "p", `${report.started}, workload ${report.workload.name}, seed ${report.workload.seed}; ${report.machine}`, { class: "dim" });
-add(add(page, "p"), "code", report.command);
-if (report.runs.length > 1) {
-  add(page, "h2", "Latency against load");
-  if (report.knee >= 0) add(page, "p", `The knee, dashed: ${report.runs[report.knee].name}`);
-  const open = report.runs.filter((run) => run.offered_rate > 0);
-  const runs = open.length > 1 ? open : report.runs;
-  loadPlot(page, runs, "e2e_ms", "End to end, ms");
-  loadPlot(page, runs, "ttft_ms", "Time to first token, ms");
-  loadPlot(page, runs, "itl_ms", "Between tokens, ms");
+// The report of `bench kernels`: how much of what the machine can do each kernel makes.
+function showKernels() {
+  add(page, "h1", "Kernels at the shapes of OPT-125M");
+  add(page, "p", `${report.started}; ${report.cpu}, ${report.threads} threads, ${report.isa}: reads ${show(report.read_bytes_per_second * 1e-9)} GB/s, ${show(report.flops * 1e-9)} GFLOP/s`, { class: "dim" });
+  add(add(page, "p"), "code", report.command);
+  for (const [key, title] of [["linear", "Products with weights"], ["model", "Whole steps of the model"]]) {
+    const rows = report[key], most = Math.max(1, ...rows.map((r) => Math.max(r.ratio, r.target || 0)));
+    add(page, "h2", title);
+    const svg = frame(page, title, 30 + 24 * rows.length), left = 190, right = 840;
+    const x = (v) => left + (right - left) * v / most;
+    rows.forEach((row, i) => {
+      const y = 6 + 24 * i, short = row.target !== undefined && row.ratio < row.target;
+      draw(svg, "text", { x: left - 8, y: y + 13, "text-anchor": "end" }, row.name);
+      const bar = draw(svg, "rect", { x: left, y, width: x(row.ratio) - left, height: 18, fill: short ? "#be123c" : "var(--mark)" });
+      draw(bar, "title", {}, `${row.name}: ${show(row.value)} ${row.unit}, ${show(row.ratio)} of ${row.of}`);
+      if (row.target !== undefined) draw(svg, "line", { x1: x(row.target), x2: x(row.target), y1: y - 2, y2: y + 20, stroke: "var(--fg)", "stroke-dasharray": "3 3" });
+    });
+    draw(svg, "line", { x1: x(1), x2: x(1), y1: 0, y2: 8 + 24 * rows.length, class: "axis" });
+    draw(svg, "text", { x: x(1), y: 22 + 24 * rows.length, "text-anchor": "middle" }, "1: all that the machine can do");
+    table(page, ["", "value", "unit", "ratio", "of", "asked for"], rows.map((r) => [r.name, r.value, r.unit, r.ratio, r.of, r.target === undefined ? "" : r.target]));
+  }
 }
-report.runs.forEach(showRun);
+
+function showLoads() {
+  add(page, "h1", report.target);
+  add(page, "p", `${report.started}, workload ${report.workload.name}, seed ${report.workload.seed}; ${report.machine}`, { class: "dim" });
+  add(add(page, "p"), "code", report.command);
+  if (report.runs.length > 1) {
+    add(page, "h2", "Latency against load");
+    if (report.knee >= 0) add(page, "p", `The knee, dashed: ${report.runs[report.knee].name}`);
+    const open = report.runs.filter((run) => run.offered_rate > 0);
+    const runs = open.length > 1 ? open : report.runs;
+    loadPlot(page, runs, "e2e_ms", "End to end, ms");
+    loadPlot(page, runs, "ttft_ms", "Time to first token, ms");
+    loadPlot(page, runs, "itl_ms", "Between tokens, ms");
+  }
+  report.runs.forEach(showRun);
+}
+
+if (report.format === "optserve-bench-kernels-1") showKernels();
+else showLoads();
 </script>
 </body>
 </html>

@@ -30,7 +30,6 @@ class Session {
     report_.limits = options_.limits;
     report_.roof = subject_.roof;
     report_.is_sweep = options_.sweep;
-    MeasureOverhead();
     if (options_.rates.empty()) {
       RunOne(fmt::format("closed loop, {} at a time", options_.concurrency), 0.0);
       if (const Summary& first = report_.runs.front().summary; first.answered == 0) {
@@ -49,42 +48,24 @@ class Session {
     for (int i = 0; last.has_value() && i < kMostReadings; ++i) {
       std::this_thread::sleep_for(kCounterDelay);
       std::optional<EngineReading> next = subject_.read();
-      const bool stands_still = next.has_value() && next->steps == last->steps &&
-                                next->queue_seconds == last->queue_seconds &&
-                                next->request.phase_seconds == last->request.phase_seconds;
+      const bool stands_still =
+          next.has_value() && next->steps == last->steps && next->queue_seconds == last->queue_seconds &&
+          next->engine_seconds == last->engine_seconds && next->serving_seconds == last->serving_seconds &&
+          next->request.phase_seconds == last->request.phase_seconds;
       last = std::move(next);
       if (stands_still) break;
     }
     return last;
   }
 
-  // One token of one request at a time: what its latency has beyond the queue and its step. Of several groups of
-  // requests the median, because another program that takes the processor once would be in the mean.
-  void MeasureOverhead() {
-    constexpr int kGroups = 7;
-    constexpr int kRequests = 6;
-    const std::vector<LoadRequest> probes(kRequests,
-                                          {.prompt = {requests_.front().prompt.front()}, .output_tokens = 1});
-    RunLoad(subject_.target, probes, {.max_in_flight = 1});
-    std::vector<double> wire, client;
-    std::optional<EngineReading> before = Read();
-    for (int group = 0; before.has_value() && group < kGroups; ++group) {
-      const LoadResult result = RunLoad(subject_.target, probes, {.max_in_flight = 1});
-      const std::optional<EngineReading> after = Read();
-      if (!after.has_value()) return;
-      const EngineReading reading = Since(*before, *after);
-      before = after;
-      double seconds = -reading.queue_seconds;
-      double cpu = 0.0;
-      for (const auto& [name, phase] : reading.request.phase_seconds) seconds -= phase;
-      for (const RequestRecord& record : result.records) {
-        seconds += record.ended - record.due;
-        cpu += record.cpu_seconds;
-      }
-      wire.push_back(std::max(0.0, seconds - cpu) / kRequests);
-      client.push_back(cpu / kRequests);
-    }
-    overhead_ = {.wire_seconds = Quantile(wire, 0.5), .client_seconds = Quantile(client, 0.5)};
+  // Of this load; the engine may remember fewer than there were.
+  std::vector<EngineStep> LastSteps(double num_steps) const {
+    if (!subject_.steps) return {};
+    std::vector<EngineStep> steps = subject_.steps();
+    std::ranges::sort(steps, {}, &EngineStep::begin);
+    const auto keep = static_cast<ptrdiff_t>(std::min(num_steps, static_cast<double>(steps.size())));
+    steps.erase(steps.begin(), steps.end() - keep);
+    return steps;
   }
 
   void RunRate(double rate) {
@@ -105,7 +86,9 @@ class Session {
     const std::optional<EngineReading> after = Read();
     run.summary = Summarize(result.records, options_.warm_up, options_.limits);
     if (before.has_value() && after.has_value()) {
-      run.explanation = Explain(Since(*before, *after), result.records, subject_.roof, overhead_);
+      const EngineReading reading = Since(*before, *after);
+      run.explanation = Explain(reading, result.records, subject_.roof);
+      run.explanation->last_steps = LastSteps(reading.steps);
     }
     run.client_limits = ClientLimits(result, run.summary, subject_.in_process, rate > 0);
     run.records = std::move(result.records);
@@ -130,7 +113,6 @@ class Session {
   const SessionOptions& options_;
   const Subject& subject_;
   std::vector<LoadRequest> requests_;
-  RequestOverhead overhead_;
   Report report_;
 };
 

@@ -28,6 +28,7 @@ struct SessionOptions {
 struct Subject {
   Target& target;
   std::function<std::optional<EngineReading>()> read;  // none: it keeps no account, and nothing is explained
+  std::function<std::vector<EngineStep>()> steps;      // the last ones, one by one; none: it does not tell of them
   Roof roof;
   bool in_process = false;  // client and engine share this process, and with it its processor time
   std::function<void(const std::string& line)> progress;  // a line before each load

@@ -5,8 +5,14 @@
 namespace optserve::bench {
 namespace {
 
+// As the server counted them, else as they came.
+int64_t OutputTokens(const RequestRecord& record) {
+  return record.outcome.output_tokens > 0 ? record.outcome.output_tokens : record.num_tokens();
+}
+
 double TimePerOutputToken(const RequestRecord& record) {
-  const int64_t tokens = record.num_tokens();
+  if (record.token_counts.empty()) return 0.0;
+  const int64_t tokens = OutputTokens(record);
   if (tokens < 2) return 0.0;
   // The first arrival may hold several tokens; the time after it is that of the others.
   const int64_t after_first = tokens - record.token_counts.front();
@@ -28,8 +34,14 @@ void CountTokens(const RequestRecord& record, Summary& summary) {
   const int64_t came = record.num_tokens();
   const int64_t counted = record.outcome.output_tokens;
   summary.prompt_tokens += record.outcome.prompt_tokens;
-  summary.output_tokens += counted > 0 ? counted : came;
-  summary.miscounted += counted > 0 && counted != came ? 1 : 0;
+  summary.output_tokens += OutputTokens(record);
+  if (counted == 0) {
+    ++summary.counted_by_chunks;
+  } else if (counted != came) {
+    ++summary.counted_by_usage;
+  } else {
+    ++summary.counted_exactly;
+  }
   summary.merged_arrivals += std::ranges::count_if(record.token_counts, [](int32_t count) { return count > 1; });
 }
 

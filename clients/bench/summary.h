@@ -37,7 +37,12 @@ struct Summary {
   std::map<std::string, int64_t> errors_in_stream;  // of those, after tokens had come
   int64_t prompt_tokens = 0;                        // of whole answers, as the server counted them, else as they came
   int64_t output_tokens = 0;
-  int64_t miscounted = 0;       // whole answers whose tokens the server counted and sent differently
+  // Whole answers by what their tokens were counted by: each token came by itself, or with its ids, and `usage` agrees;
+  // by `usage`, because texts came that are not a token each (gaps are then between texts); or, where a server gives no
+  // `usage`, by the texts that came, whatever tokens those are.
+  int64_t counted_exactly = 0;
+  int64_t counted_by_usage = 0;
+  int64_t counted_by_chunks = 0;
   int64_t merged_arrivals = 0;  // arrivals of several tokens at once: gaps between those tokens were not seen
   double seconds = 0.0;         // from the first request due to the last end
   double requests_per_second = 0.0;

@@ -103,10 +103,13 @@ class Connection : public HttpConnection {
     std::string& body = parser_->get().body();
     while (body.empty()) {
       if (parser_->is_done()) return false;
+      // What lies there already has waited for us, not we for it.
+      error_code ignored;
+      const bool must_wait = Lowest().socket().available(ignored) == 0;
       const error_code error = Run(attempt, [&](auto done) {
         http::async_read_some(stream_, buffer_, *parser_, [done](const error_code& result, size_t) { done(result); });
       });
-      NoteReceived(attempt);
+      if (must_wait) NoteReceived(attempt);
       if (error && error != http::error::end_of_stream) return StatusOf(error, "reading the answer", attempt);
       if (error && !parser_->is_done()) return absl::UnavailableError("the connection ended within the answer");
     }

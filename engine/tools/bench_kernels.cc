@@ -1,6 +1,5 @@
 #include "engine/tools/bench_kernels.h"
 
-#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -8,6 +7,7 @@
 #include "engine/tools/bench_model.h"
 #include "engine/tools/measurement.h"
 #include "engine/tools/probe.h"
+#include "engine/util/status_macros.h"
 #include "fmt/format.h"
 #include "kernels/common/cpu_context.h"
 #include "nlohmann/json.hpp"
@@ -22,15 +22,15 @@ std::string Ratio(double ratio, const std::string& of) {
   return of.starts_with("batch") ? fmt::format("{:.1f}x", ratio) : fmt::format("{:.0f}%", 100 * ratio);
 }
 
-void Print(const char* title, const std::vector<Measurement>& measurements) {
-  fmt::print("\n{}\n", title);
+void Add(std::string& text, const char* title, const std::vector<Measurement>& measurements) {
+  text += fmt::format("\n{}\n", title);
   for (const Measurement& m : measurements) {
-    fmt::print("  {:18} {:>9.{}f} {:8} {:>5} of {}", m.name, m.value, m.value < 100 ? 1 : 0, m.unit,
-               Ratio(m.ratio, m.of), m.of);
+    text += fmt::format("  {:18} {:>9.{}f} {:8} {:>5} of {}", m.name, m.value, m.value < 100 ? 1 : 0, m.unit,
+                        Ratio(m.ratio, m.of), m.of);
     if (m.target > 0) {
-      fmt::print(" ({}: at least {})", m.ratio >= m.target ? "good" : "short", Ratio(m.target, m.of));
+      text += fmt::format(" ({}: at least {})", m.ratio >= m.target ? "good" : "short", Ratio(m.target, m.of));
     }
-    fmt::print("\n");
+    text += "\n";
   }
 }
 
@@ -46,34 +46,51 @@ nlohmann::json ToJson(const std::vector<Measurement>& measurements) {
 
 }  // namespace
 
-int RunKernelBench(const KernelBenchOptions& options) {
+absl::StatusOr<KernelReport> MeasureKernels(const KernelBenchOptions& options) {
   const CpuContext ctx(DetectCpu(options.num_threads));
   MachineProbe probe(ctx);
   const MachineProbe::Sample roof = probe.Best();
-  const std::vector<Measurement> linear = BenchLinear(ctx, probe, options.repetitions);
-  const absl::StatusOr<std::vector<Measurement>> model = BenchModel(probe, options.num_threads, options.repetitions);
-  if (!model.ok()) {
-    fmt::print(stderr, "optserve: {}\n",
-               std::string_view(model.status().message().data(), model.status().message().size()));
-    return 1;
-  }
-  const char* isa = kIsaNames[static_cast<int>(ctx.info.isa)];
-  if (options.json) {
-    const nlohmann::json report = {{"cpu", ctx.info.name},
-                                   {"threads", ctx.info.num_threads},
-                                   {"isa", isa},
-                                   {"read_bytes_per_second", roof.bytes_per_second},
-                                   {"flops", roof.flops},
-                                   {"linear", ToJson(linear)},
-                                   {"model", ToJson(*model)}};
-    fmt::print("{}\n", report.dump(2));
-    return 0;
-  }
-  fmt::print("{}, {} threads, {}: reads {:.1f} GB/s, {:.0f} GFLOP/s of f32 multiply-adds\n", ctx.info.name,
-             ctx.info.num_threads, isa, roof.bytes_per_second * 1e-9, roof.flops * 1e-9);
-  Print("Linear, f16 weights of OPT-125M", linear);
-  Print("OPT-125M, f16 weights, whole steps", *model);
-  return 0;
+  KernelReport report{.cpu = ctx.info.name,
+                      .num_threads = ctx.info.num_threads,
+                      .isa = kIsaNames[static_cast<int>(ctx.info.isa)],
+                      .read_bytes_per_second = roof.bytes_per_second,
+                      .flops = roof.flops};
+  report.linear = BenchLinear(ctx, probe, options.repetitions);
+  OPTSERVE_ASSIGN_OR_RETURN(report.model, BenchModel(probe, options.num_threads, options.repetitions));
+  return report;
+}
+
+std::string KernelReportText(const KernelReport& report) {
+  std::string text =
+      fmt::format("{}, {} threads, {}: reads {:.1f} GB/s, {:.0f} GFLOP/s of f32 multiply-adds\n", report.cpu,
+                  report.num_threads, report.isa, report.read_bytes_per_second * 1e-9, report.flops * 1e-9);
+  Add(text, "Linear, f16 weights of OPT-125M", report.linear);
+  Add(text, "OPT-125M, f16 weights, whole steps", report.model);
+  return text;
+}
+
+std::string KernelReportJson(const KernelReport& report) {
+  const nlohmann::json json = {{"cpu", report.cpu},
+                               {"threads", report.num_threads},
+                               {"isa", report.isa},
+                               {"read_bytes_per_second", report.read_bytes_per_second},
+                               {"flops", report.flops},
+                               {"linear", ToJson(report.linear)},
+                               {"model", ToJson(report.model)}};
+  return json.dump(2) + "\n";
+}
+
+std::string KernelReportCsv(const KernelReport& report) {
+  std::string csv = "group,name,value,unit,ratio,of,target\n";
+  const auto add = [&csv](const char* group, const std::vector<Measurement>& measurements) {
+    for (const Measurement& m : measurements) {
+      csv += fmt::format("{},\"{}\",{:.6g},{},{:.4f},{},{}\n", group, m.name, m.value, m.unit, m.ratio, m.of,
+                         m.target > 0 ? fmt::format("{:.4f}", m.target) : "");
+    }
+  };
+  add("linear", report.linear);
+  add("model", report.model);
+  return csv;
 }
 
 }  // namespace optserve

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "clients/bench/session.h"
+#include "engine/tools/bench_kernels.h"
 #include "server/server_config.h"
 
 namespace optserve {
@@ -22,6 +23,7 @@ struct BenchServer {
   std::string metrics_address;  // of a server that is asked by gRPC: where its /metrics are
   std::string model;            // sent with each request; ours needs none
   double timeout_seconds = 600.0;
+  bool plain = false;  // sends OpenAI's own fields and no others
 };
 
 struct BenchOptions {
@@ -39,6 +41,10 @@ int BenchServe(BenchOptions options);
 // `optserve bench offline MODEL`: the engine in this process under a load, no sockets. Prints a report. Returns the
 // exit code.
 int BenchOffline(const ServerConfig& config, BenchOptions options);
+
+// `optserve bench kernels`: kernels alone, without a load. Prints a report, as JSON if asked, and writes the outputs.
+// Returns the exit code.
+int BenchKernels(const KernelBenchOptions& kernels, bool print_json, const BenchOptions& options);
 
 // `optserve bench compare A.json B.json`.
 int BenchCompare(const std::string& file_a, const std::string& file_b, bool json);

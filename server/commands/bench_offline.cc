@@ -93,7 +93,20 @@ class EngineTarget final : public bench::Target {
     return {.step = ToAccount(stats.step_account),
             .request = ToAccount(stats.request_account),
             .queue_seconds = static_cast<double>(queue_ns_) * 1e-9,
-            .steps = static_cast<double>(stats.steps)};
+            .steps = static_cast<double>(stats.steps),
+            .engine_seconds = stats.request_seconds,
+            .serving_seconds = stats.request_seconds};
+  }
+
+  std::vector<bench::EngineStep> Steps() const {
+    std::vector<bench::EngineStep> steps;
+    for (const StepRecord& record : engine_.RecentSteps(/*after=*/0)) {
+      steps.push_back({.begin = static_cast<double>(record.begin_ns) * 1e-9,
+                       .tokens = record.num_tokens,
+                       .sequences = record.num_sequences,
+                       .account = ToAccount({.times = record.times, .demand = record.demand})});
+    }
+    return steps;
   }
 
  private:
@@ -125,6 +138,7 @@ absl::Status Run(const ServerConfig& config, BenchOptions& options) {
   bench::Subject subject{
       .target = target,
       .read = [&target]() -> std::optional<bench::EngineReading> { return target.Read(); },
+      .steps = [&target] { return target.Steps(); },
       .in_process = true,
       .progress = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); },
   };

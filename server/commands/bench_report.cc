@@ -18,7 +18,7 @@ namespace optserve {
 namespace {
 
 absl::Status WriteText(const std::string& path, const std::string& text) {
-  if (path.empty()) return absl::OkStatus();
+  if (path.empty() || text.empty()) return absl::OkStatus();
   std::ofstream file(path, std::ios::binary);
   file << text;
   if (!file.flush()) return FailedPrecondition("{} cannot be written", path);
@@ -43,17 +43,23 @@ std::string DescribeMachine() {
   return fmt::format("{}, {} processors", model, std::thread::hardware_concurrency());
 }
 
+std::string TimeNow() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
+
+absl::Status WriteReports(const BenchOutputs& outputs, const ReportFiles& files) {
+  OPTSERVE_RETURN_IF_ERROR(WriteText(outputs.json, files.json));
+  OPTSERVE_RETURN_IF_ERROR(WriteText(outputs.csv, files.csv));
+  return WriteText(outputs.html, outputs.html.empty() ? "" : bench::ReportHtml(files.html_json));
+}
+
 absl::Status PublishReport(bench::Report report, const BenchOptions& options, std::string target) {
   report.command = options.command;
-  report.started = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  report.started = TimeNow();
   report.target = std::move(target);
   report.machine = DescribeMachine();
   fmt::print("{}", bench::ReportText(report));
   if (std::fflush(stdout) != 0) return Internal("standard output cannot be written");
   const std::string json = bench::ReportJson(report);
-  OPTSERVE_RETURN_IF_ERROR(WriteText(options.outputs.json, json));
-  OPTSERVE_RETURN_IF_ERROR(WriteText(options.outputs.csv, bench::ReportCsv(report)));
-  return WriteText(options.outputs.html, options.outputs.html.empty() ? "" : bench::ReportHtml(json));
+  return WriteReports(options.outputs, {.json = json, .csv = bench::ReportCsv(report), .html_json = json});
 }
 
 }  // namespace optserve

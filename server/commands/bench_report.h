@@ -16,6 +16,17 @@ bench::Roof MeasureRoof(int num_threads);
 // "AMD EPYC 9B45, 2 processors".
 std::string DescribeMachine();
 
+// "2026-11-29T12:00:00Z".
+std::string TimeNow();
+
+// What goes into files; empty: nothing does, whatever the outputs say.
+struct ReportFiles {
+  std::string json = {};
+  std::string csv = {};
+  std::string html_json = {};  // what the page draws
+};
+absl::Status WriteReports(const BenchOutputs& outputs, const ReportFiles& files);
+
 // Fills in what the session leaves open, prints the report on standard output and writes the files.
 absl::Status PublishReport(bench::Report report, const BenchOptions& options, std::string target);
 

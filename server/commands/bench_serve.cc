@@ -29,11 +29,13 @@ absl::Status Run(BenchOptions& options) {
                                                        .api_key = server.api_key,
                                                        .metrics_address = server.metrics_address,
                                                        .model = server.model,
-                                                       .timeout_seconds = server.timeout_seconds}));
+                                                       .timeout_seconds = server.timeout_seconds,
+                                                       .plain = server.plain}));
   OPTSERVE_ASSIGN_OR_RETURN(const std::string model, target->ModelName());
   bench::Subject subject{
       .target = *target,
       .read = [&target] { return target->Read(); },
+      .steps = [&target] { return target->Steps(); },
       .progress = [](const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); },
   };
   if (!options.no_roof && IsHere(server.address)) subject.roof = MeasureRoof(/*num_threads=*/0);

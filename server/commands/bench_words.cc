@@ -65,13 +65,14 @@ void AddBenchOptions(CLI::App& command, BenchOptions& options) {
   AddLimit(command, "--limit-ttft", session.limits.time_to_first_token, "to the first token");
   AddLimit(command, "--limit-tpot", session.limits.time_per_output_token, "for each token after it");
   AddLimit(command, "--limit-e2e", session.limits.end_to_end, "for the whole answer");
-  const auto add_file = [&command](const char* flag, std::string& path, const char* help) {
-    command.add_option(flag, path, help)->type_name("FILE")->group("Reports, beside the one on standard output");
-  };
-  add_file("--json", options.outputs.json, "everything, for bench compare");
-  add_file("--csv", options.outputs.csv, "a line for each request");
-  add_file("--html", options.outputs.html, "one page with plots, which needs nothing else");
+  AddReportFile(command, "--json", options.outputs.json, "everything, for bench compare");
+  AddReportFile(command, "--csv", options.outputs.csv, "a line for each request");
+  AddReportFile(command, "--html", options.outputs.html, "one page with plots, which needs nothing else");
   command.add_flag("--no-roof", options.no_roof, "do not measure what this machine can do at best");
+}
+
+void AddReportFile(CLI::App& command, const char* flag, std::string& path, const char* help) {
+  command.add_option(flag, path, help)->type_name("FILE")->group("Reports, beside the one on standard output");
 }
 
 void AddBenchServer(CLI::App& command, BenchServer& server) {
@@ -82,6 +83,12 @@ void AddBenchServer(CLI::App& command, BenchServer& server) {
   add("--api-key", server.api_key, "sent as a bearer token")->type_name("KEY")->envname("OPTSERVE_API_KEY");
   add("--metrics-url", server.metrics_address, "where /metrics are, if not at --url")->type_name("URL");
   add("--model", server.model, "that requests name; optserve needs none")->type_name("NAME");
+  command
+      .add_flag(
+          "--plain", server.plain,
+          "for servers that know OpenAI's own fields only: prompts of words, some as many tokens; answers may end "
+          "early")
+      ->group("Server");
   add("--timeout", server.timeout_seconds, "of a request")->type_name("SECONDS")->check(CLI::PositiveNumber);
 }
 

@@ -24,20 +24,33 @@ def check_exact(run_, requests, prompt, output):
     summary = run_["summary"]
     assert summary["answered"] == summary["requests"] == requests and summary["errors"] == {}
     assert summary["prompt_tokens"] == requests * prompt and summary["output_tokens"] == requests * output
-    assert summary["miscounted"] == summary["merged_arrivals"] == 0
+    assert summary["answers_counted_by"] == {"tokens": requests, "usage": 0, "chunks": 0}
+    assert summary["merged_arrivals"] == 0
     assert summary["latency"]["itl_ms"]["count"] == requests * (output - 1)
 
 
 def explained(tmp_path, *args):
-    """The share of the latencies that the parts sum to, of the best of three runs: other programs on the machine can take
+    """The explanation whose parts sum best to the latencies, of up to three runs: other programs on the machine can take
     the processor between the moments that two clocks see."""
-    shares = []
+    explanations = []
     for _ in range(3):
         one, = bench(tmp_path, *args)["runs"]
-        shares.append(one["explain"]["explained"])
-        if abs(shares[-1] - 1) <= 0.03:
+        explanations.append(one["explain"])
+        if abs(explanations[-1]["explained"] - 1) <= 0.03:
             break
-    return min(shares, key=lambda share: abs(share - 1))
+    return min(explanations, key=lambda explanation: abs(explanation["explained"] - 1))
+
+
+def check_steps(explanation):
+    """The last steps are real ones: they follow each other, and when all are there they sum to the account."""
+    steps = explanation["last_steps"]
+    assert len(steps) == min(explanation["steps"], 1024)
+    assert all(step["tokens"] >= step["sequences"] > 0 and step["ms"]["weights"] > 0 for step in steps)
+    lengths = [sum(step["ms"].values()) for step in steps]
+    for one, length, following in zip(steps, lengths, steps[1:]):
+        assert following["begin_ms"] >= one["begin_ms"] + length - 0.02
+    if len(steps) == explanation["steps"]:
+        assert sum(lengths) == pytest.approx(explanation["steps_ms"], rel=0.01)
 
 
 SMALL = ("--requests", 16, "--warm-up", 4, "--prompt-tokens", 32, "--output-tokens", 24)
@@ -46,7 +59,9 @@ SMALL = ("--requests", 16, "--warm-up", 4, "--prompt-tokens", 32, "--output-toke
 def test_offline_counts_exactly_and_the_parts_sum_to_the_latencies(tmp_path):
     one, = bench(tmp_path, "offline", MODEL, *SMALL)["runs"]
     check_exact(one, 16, 32, 24)
-    assert explained(tmp_path, "offline", MODEL, *SMALL) == pytest.approx(1, abs=0.03)
+    explanation = explained(tmp_path, "offline", MODEL, *SMALL)
+    assert explanation["explained"] == pytest.approx(1, abs=0.03)
+    check_steps(explanation)
     parts = {part["name"]: part["ms"] for part in one["explain"]["parts"]}
     assert parts["weights"] > 0 and parts["attention"] > 0 and parts["host"] > 0 and parts["all_reduce"] == 0
 
@@ -66,8 +81,11 @@ def test_serve_counts_exactly(server, tmp_path, protocol):
     opened, = bench(tmp_path, "serve", *load, "--rate", 40)["runs"]
     check_exact(opened, 16, 32, 24)
     assert opened["name"] == "40 requests/s, Poisson"
-    # Here three processes want two processors, and what waking each other costs is measured on an idle server.
-    assert explained(tmp_path, "serve", *load) == pytest.approx(1, abs=0.15)
+    explanation = explained(tmp_path, "serve", *load)
+    assert explanation["explained"] == pytest.approx(1, abs=0.03)
+    check_steps(explanation)
+    parts = {part["name"]: part["ms"] for part in explanation["parts"]}
+    assert parts["front_end"] > 0 and parts["wire"] > 0 and parts["client"] > 0
 
 
 def test_reports_need_no_network_and_compare(tmp_path):
@@ -83,13 +101,22 @@ def test_reports_need_no_network_and_compare(tmp_path):
     assert run("bench", "compare", csv, csv).returncode == 2
 
 
+def test_a_workload_for_which_steps_are_many_tells_of_the_last_ones(tmp_path):
+    explanation = explained(tmp_path, "offline", MODEL, "--requests", 40, "--concurrency", 1, "--prompt-tokens", 8,
+                            "--output-tokens", 40)
+    assert explanation["steps"] > 1024
+    check_steps(explanation)
+
+
 class StandIn(http.server.BaseHTTPRequestHandler):
-    """A server of the protocol that answers at once, but stands still when told to, and breaks some of its streams."""
+    """A server of the protocol that answers at once, but stands still when told to, and breaks some of its streams; or one
+    that knows OpenAI's fields only, and whose texts are of several tokens (`chunk_tokens`), with usage or without."""
 
     protocol_version = "HTTP/1.1"
     lock = threading.Lock()
     num_requests = stall_at = break_every = 0
     stall_seconds = 0.0
+    is_strict, has_usage, chunk_tokens = False, True, 1
 
     def log_message(self, *_):
         pass
@@ -112,13 +139,21 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             number = cls.num_requests
             if number == cls.stall_at:
                 time.sleep(cls.stall_seconds)
+        if cls.is_strict:
+            known = {"model", "prompt", "max_tokens", "temperature", "stream", "stream_options"}
+            if not all(isinstance(prompt, str) for prompt in body["prompt"]) or not set(body) <= known:
+                self.send_error(400)
+                return
         tokens = body["max_tokens"]
-        events = [{"choices": [{"index": 0, "text": "a", "finish_reason": None}]}] * tokens
+        events = [{"choices": [{"index": 0, "text": "a" * cls.chunk_tokens, "finish_reason": None}]}] * (tokens // cls.chunk_tokens)
+        if cls.is_strict:  # as OpenAI's: the end is an event of its own
+            events = events + [{"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}]
         if cls.break_every and number % cls.break_every == 0:
             events = events[:2] + [{"error": {"message": "gone", "type": "server_error", "param": None, "code": "engine_dead"}}]
         else:
-            usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": tokens, "total_tokens": 0}
-            events = events + [{"choices": [], "usage": usage}]
+            prompt = body["prompt"][0].split() if cls.is_strict else body["prompt"]
+            usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens, "total_tokens": 0}
+            events = events + [{"choices": [], "usage": usage}] * cls.has_usage
         text = "".join(f"data: {json.dumps({'object': 'text_completion', **event})}\n\n" for event in events)
         self.reply("text/event-stream", (text + "data: [DONE]\n\n").encode())
 
@@ -164,6 +199,26 @@ def test_errors_inside_streams_are_counted_as_such(tmp_path):
     (kind, count), = summary["errors"].items()
     assert "engine_dead" in kind and count >= 8 and summary["answered"] == 40 - count
     assert summary["errors_in_stream"] == {kind: count}
+
+
+@pytest.mark.parametrize("chunk_tokens, has_usage, counted_by, output, arrivals", [
+    (1, True, "tokens", 8, 8), (2, True, "usage", 8, 4), (2, False, "chunks", 4, 4),
+])
+def test_a_server_of_openais_fields_is_measured_and_how_its_tokens_were_counted_is_said(
+        tmp_path, chunk_tokens, has_usage, counted_by, output, arrivals):
+    with stand_in(is_strict=True, has_usage=has_usage, chunk_tokens=chunk_tokens) as url:
+        load = ("serve", "--url", url, "--requests", 10, "--warm-up", 0, "--prompt-tokens", 12, "--output-tokens", 8)
+        refused = run("bench", *load, "--no-roof")
+        assert refused.returncode == 2 and "no request was answered: 400" in refused.stderr
+        one, = bench(tmp_path, *load, "--plain")["runs"]
+        said = run("bench", *load, "--no-roof", "--plain").stdout
+    summary = one["summary"]
+    assert summary["answered"] == 10 and summary["output_tokens"] == 10 * output
+    assert summary["prompt_tokens"] == (120 if has_usage else 0)
+    assert summary["answers_counted_by"] == {kind: 10 if kind == counted_by else 0 for kind in ("tokens", "usage", "chunks")}
+    assert summary["latency"]["itl_ms"]["count"] == 10 * (arrivals - 1)
+    assert ("texts that are not a token each" in said) == (counted_by == "usage")
+    assert ("answers without usage" in said) == (counted_by == "chunks")
 
 
 def test_who_does_not_answer_is_named():

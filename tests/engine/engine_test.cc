@@ -187,7 +187,8 @@ TEST(LocalEngineTest, TheAccountSumsToTheTimeInWhichThereWasWork) {
     EXPECT_EQ(records[i].step, i + 1);
     EXPECT_GE(records[i].num_tokens, records[i].num_sequences);
     sum.Add(records[i].times, records[i].demand, 1);
-    if (i > 0) EXPECT_GE(records[i].begin_ns, records[i - 1].begin_ns + records[i - 1].times.total_ns());
+    const int64_t last_end_ns = i > 0 ? records[i - 1].begin_ns + records[i - 1].times.total_ns() : 0;
+    EXPECT_GE(records[i].begin_ns, last_end_ns);
   }
   EXPECT_EQ(sum.times.ns, account.times.ns);
   EXPECT_EQ(sum.demand.weight_bytes, account.demand.weight_bytes);

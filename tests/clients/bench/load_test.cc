@@ -6,6 +6,7 @@
 #include <mutex>
 #include <thread>
 
+#include "clients/bench/explain.h"
 #include "clients/bench/summary.h"
 
 namespace optserve::bench {
@@ -78,6 +79,37 @@ TEST(LoadTest, AClosedLoopKeepsSoManyUnderWay) {
     EXPECT_EQ(record.num_tokens(), 3);
     EXPECT_LE(record.due, record.sent);
     EXPECT_LE(record.token_times.front(), record.ended);
+  }
+}
+
+// A client that takes 20 ms for what a server answers in 1 ms.
+TEST(LoadTest, AClientThatIsSlowerThanTheServerIsNamed) {
+  class SlowClientTarget : public Target {
+   public:
+    explicit SlowClientTarget(milliseconds own) : own_(own) {}
+    Outcome Complete(const LoadRequest&, const std::function<void(int)>& on_tokens) override {
+      Outcome outcome{.output_tokens = 1};
+      outcome.handed_over = std::chrono::steady_clock::now();
+      std::this_thread::sleep_for(milliseconds(1));
+      outcome.received = std::chrono::steady_clock::now();
+      std::this_thread::sleep_for(own_);
+      on_tokens(1);
+      return outcome;
+    }
+
+   private:
+    const milliseconds own_;
+  };
+  const auto requests = MakeWorkload({.prompt_tokens = 4, .output_tokens = 1}, 10).value();
+  for (const bool is_slow : {false, true}) {
+    SlowClientTarget target(milliseconds(is_slow ? 20 : 0));
+    const LoadResult result = RunLoad(target, requests, {.max_in_flight = 2});
+    const std::vector<std::string> limits =
+        ClientLimits(result, Summarize(result.records, 0, {}), /*in_process=*/false, /*is_open=*/false);
+    EXPECT_EQ(limits.size(), is_slow ? 1u : 0u);
+    for (const RequestRecord& record : result.records) {
+      EXPECT_GE(record.own_seconds, is_slow ? 0.02 : 0.0);
+    }
   }
 }
 

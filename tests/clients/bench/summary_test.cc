@@ -71,9 +71,20 @@ TEST(SummaryTest, TokensAreTheServersCountAndDifferencesAreSaid) {
   record.outcome.output_tokens = 6;
   const Summary s = Summarize({&record, 1}, 0, {});
   EXPECT_EQ(s.output_tokens, 6);
-  EXPECT_EQ(s.miscounted, 1);
+  EXPECT_EQ(s.counted_by_usage, 1);
+  EXPECT_EQ(s.counted_exactly, 0);
   EXPECT_EQ(s.merged_arrivals, 1);
-  EXPECT_DOUBLE_EQ(s.latencies.time_per_output_token.at(0), 0.25);
+  EXPECT_DOUBLE_EQ(s.latencies.time_per_output_token.at(0), 0.2) << "five of six came after the first";
+}
+
+TEST(SummaryTest, WithoutUsageTextsAreCountedAndThatIsSaid) {
+  RequestRecord record = Record(0, {1, 2, 3}, 3);
+  record.outcome.output_tokens = 0;
+  const Summary s = Summarize({&record, 1}, 0, {});
+  EXPECT_EQ(s.output_tokens, 3);
+  EXPECT_EQ(s.counted_by_chunks, 1);
+  EXPECT_EQ(s.counted_by_usage + s.counted_exactly, 0);
+  EXPECT_DOUBLE_EQ(s.latencies.time_per_output_token.at(0), 1.0);
 }
 
 TEST(SummaryTest, KindsAreAlsoSummedAlone) {

@@ -60,7 +60,7 @@ struct ClientOptions {
 // server's, what lies around it the library's own.
 struct CallTimes {
   std::chrono::steady_clock::time_point sent = {};      // the last attempt's request was made and went to the socket
-  std::chrono::steady_clock::time_point received = {};  // the last piece of the answer so far was there
+  std::chrono::steady_clock::time_point received = {};  // the last piece was there that had to be waited for
 };
 
 struct CallOptions {
