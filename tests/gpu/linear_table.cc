@@ -1,9 +1,9 @@
 // Prints kernels/linear/linear_table.inc anew: for each shape of OPT, up to how many rows our own kernel is faster than
 // the library's.
 //
-//   gpu_linear_table "NVIDIA H200, 2026-11-29"   measured on GPU 0, the lines of its generation; the text is their
-//   source gpu_linear_table --modelled                  modelled for all generations, without a GPU gpu_linear_table
-//   --smoke                     one tiny shape, once: that the program is right, on an emulated GPU too
+// With a text such as "NVIDIA H200, 2026-11-29": measured on GPU 0, the lines of its generation, with that text as
+// their source. With --modelled: all generations, without a GPU. With --smoke: one tiny shape, once, to see that the
+// program is right, on an emulated GPU too.
 //
 // A line is taken from the measurements by one rule: our kernel has all rows up to the first count at which it is
 // slower.
