@@ -134,7 +134,7 @@ TEST(MetricsTest, NamesPassThePrometheusLint) {
     }
     EXPECT_TRUE(types.contains(family)) << line;
   }
-  EXPECT_EQ(types.size(), 28u);
+  EXPECT_EQ(types.size(), 30u);
   EXPECT_THAT(text, Not(testing::ContainsRegex("_(ms|millis|percent|kb|mb)[_ {]")));
 }
 
