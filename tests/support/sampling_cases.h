@@ -159,7 +159,7 @@ inline void ExpectPenaltiesBiasAndSuppressionInOrder(Sampler& sampler) {
 inline void ExpectEveryRowToHaveItsOwnLists(Sampler& sampler) {
   const Logits logits = {4.0f, 3.5f, 3.0f, 2.5f};
   const SampleLists lists{.counts = {{0, 1}, {1, 1}}, .bias = {{2, 5.0f}, {3, 5.0f}}, .suppressed = {0, 1}};
-  std::vector<SampleRow> rows(9, {.temperature = 0.0f, .presence_penalty = 1.0f});
+  std::vector<SampleRow> rows(9, {.temperature = 0.0f, .presence_penalty = 1.25f});
   rows[1].counts_end = 1;
   rows[2].counts_end = 2;
   rows[3].bias_begin = rows[3].bias_end = 1;
@@ -173,7 +173,7 @@ inline void ExpectEveryRowToHaveItsOwnLists(Sampler& sampler) {
   rows[8].suppressed_end = 2;
   std::vector<int32_t> ids;
   for (const Sampled& sampled : sampler.Sample(std::vector<Logits>(9, logits), rows, lists)) ids.push_back(sampled.id);
-  EXPECT_THAT(ids, testing::ElementsAre(0, 1, 0, 0, 3, 1, 2, 0, 0));
+  EXPECT_THAT(ids, testing::ElementsAre(0, 1, 2, 0, 3, 1, 2, 0, 0));
 }
 
 // Bias and suppression may name ids that the model does not have.
@@ -206,6 +206,7 @@ inline void ExpectARowInWhichNothingMayBeChosenNotFinite(Sampler& sampler) {
     EXPECT_TRUE(sampled.finite);
     EXPECT_EQ(sampled.id, 0);
   }
+  EXPECT_FALSE(sampler.Score({Logits(600, -kInfinity)}, {7}, /*num_top=*/0)[0].finite);
 }
 
 // ---------------------------------------------------------------- cuts and the draw
@@ -290,6 +291,10 @@ inline void ExpectInverseTransformsOfEveryCut(Sampler& sampler, size_t size, int
     ExpectInverseTransform(sampler, logits, rows, {}, "setting " + std::to_string(i));
     if (testing::Test::HasFatalFailure()) return;
   }
+  // Both cuts go through tokens that are equally likely.
+  std::vector<SampleRow> rows(draws, {.temperature = 1.0f, .top_k = 50, .top_p = 0.5f});
+  for (uint32_t choice = 0; choice < draws; ++choice) rows[choice].choice = choice;
+  ExpectInverseTransform(sampler, Logits(size, 1.0f), rows, {}, "equals");
 }
 
 inline void ExpectATinyTemperatureToBeGreedy(Sampler& sampler) {
