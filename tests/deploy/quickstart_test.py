@@ -28,8 +28,10 @@ def clone(tmp_path):
 
 def start(clone, port):
     environment = {**os.environ, "PATH": f"{clone / 'bin'}:{os.environ['PATH']}", "OPTSERVE_PORT": str(port)}
-    return subprocess.Popen(["bash", clone / "deploy" / "quickstart.sh"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)
+    # A shell that runs the tests in the background has them ignore SIGINT, and their children with them.
+    return subprocess.Popen(["bash", clone / "deploy" / "quickstart.sh"], env=environment, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def free_ports():
