@@ -55,14 +55,14 @@ class Context {
   std::stop_callback<std::function<void()>> on_stop_;  // destroyed first, and then no longer running
 };
 
-// One streamed call. `stub` is gRPC's word for the client's side of a service.
+// One streamed call of a service.
 class GrpcEvents : public EventSource {
  public:
-  GrpcEvents(v1::Completion::Stub& stub, const v1::CompletionRequest& request, const Attempt& attempt,
+  GrpcEvents(v1::Completion::Stub& service, const v1::CompletionRequest& request, const Attempt& attempt,
              const std::string& api_key)
       : context_(attempt, api_key), attempt_(attempt) {
     NoteSent(attempt_);
-    reader_ = stub.Stream(&context_.get(), request);
+    reader_ = service.Stream(&context_.get(), request);
   }
 
   ~GrpcEvents() override {

@@ -189,10 +189,10 @@ def ask_streamed(server, parent):
 def test_grpc(traced, collector, pb):
     message = pb[0].CompletionRequest(prompt=[{"text": PROMPT}], max_tokens=4, temperature=0, ignore_eos=True)
     with grpc.insecure_channel(traced.grpc) as channel:
-        stub = pb[1].CompletionStub(channel)
+        service = pb[1].CompletionStub(channel)
         for method in ("Complete", "Stream"):
             trace_id, span_id, parent = new_parent()
-            call = (stub.Complete.future if method == "Complete" else stub.Stream)(
+            call = (service.Complete.future if method == "Complete" else service.Stream)(
                 message, metadata=[("traceparent", parent), ("tracestate", "shop=42")])
             answered = dict(call.initial_metadata())["traceparent"]
             call.result() if method == "Complete" else list(call)
@@ -206,14 +206,14 @@ def test_grpc(traced, collector, pb):
 
         trace_id, _, parent = new_parent()
         with pytest.raises(grpc.RpcError):
-            stub.Complete(pb[0].CompletionRequest(prompt=[{"text": PROMPT}], max_tokens=-1),
-                          metadata=[("traceparent", parent)])
+            service.Complete(pb[0].CompletionRequest(prompt=[{"text": PROMPT}], max_tokens=-1),
+                             metadata=[("traceparent", parent)])
         refused = collector.trace(trace_id)
         assert refused.parts == [] and refused.facts["error.type"] == "INVALID_ARGUMENT"
 
         trace_id, _, parent = new_parent()
         message.max_tokens = 900
-        call = stub.Stream(message, metadata=[("traceparent", parent)])
+        call = service.Stream(message, metadata=[("traceparent", parent)])
         next(call)
         call.cancel()
         left = collector.trace(trace_id)
@@ -221,7 +221,7 @@ def test_grpc(traced, collector, pb):
         assert left.names() == ["decode", "prefill", "prepare", "queue"]
 
         _, _, invalid = new_parent()
-        call = stub.Stream(message, metadata=[("traceparent", invalid.upper())])
+        call = service.Stream(message, metadata=[("traceparent", invalid.upper())])
         assert dict(call.initial_metadata())["traceparent"][3:35] != invalid[3:35]
         call.cancel()
 

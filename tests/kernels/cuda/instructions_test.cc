@@ -143,7 +143,7 @@ class CudaInstructionTest : public CudaTest {
 
 // PTX manual, "Matrix Fragments for mma.m16n8k16 with floating point type".
 TEST_F(CudaInstructionTest, MmaM16N8K16) {
-  if (!Has(75)) GTEST_SKIP() << "from sm_75 on";  // never on the emulator
+  if (!Has(75)) GTEST_SKIP() << "from sm_75 on";  // a V100 has no such instruction; the emulator has
   TryMma({.m = 16,
           .n = 8,
           .k = 16,
@@ -196,7 +196,7 @@ TEST_F(CudaInstructionTest, MmaM8N8K4) {
 
 // PTX manual, "ldmatrix": rows of matrix j are named by lanes 8 j to 8 j + 7, in any order.
 TEST_F(CudaInstructionTest, Ldmatrix) {
-  if (!Has(75)) GTEST_SKIP() << "from sm_75 on";  // never on the emulator
+  if (!Has(75)) GTEST_SKIP() << "from sm_75 on";  // a V100 has no such instruction; the emulator has
   std::vector<uint16_t> rows(kLanes * 8);
   std::iota(rows.begin(), rows.end(), uint16_t{0x1000});
   std::vector<int32_t> order(kLanes);
