@@ -61,7 +61,7 @@ stage_faults() {
   OPTSERVE_BINARY=$PWD/build/faults/optserve run_pytest "$1" tests/faults
 }
 
-# In an environment of their own, because they want other versions; the openai package also as the other tests have it.
+# In environments of their own, because they want other versions; the openai package also as the other tests have it.
 stage_clients() {
   local clients_venv=$PWD/build/clients-venv
   [[ -x $clients_venv/bin/pip ]] || /usr/bin/python3 -m venv "$clients_venv" || return
@@ -71,6 +71,7 @@ stage_clients() {
   run_pytest "$1" tests/clients/openai_test || ok=1
   "$clients_venv/bin/python" -m pytest -q -p no:cacheprovider --disable-warnings --junitxml="$1/pytest-clients.xml" \
     --ignore=tests/clients/load --ignore=tests/clients/transformers_test tests/clients || ok=1
+  tests/clients/transformers_test/run.sh --junitxml="$1/pytest-transformers.xml" || ok=1
   return $ok
 }
 
