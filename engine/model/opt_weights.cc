@@ -56,15 +56,20 @@ class Matcher {
     has_affine_ = AnyStored(Presence::kWithAffine);
   }
 
-  // Calls found(layer, role, tensor) for every tensor that fits, and returns what does not.
-  template <typename Found>
-  std::vector<std::string> Run(const Found& found) {
+  // Calls found(layer, role, tensor) for every tensor that fits, ignored(tensor) for those that no model needs, and
+  // returns what does not fit.
+  template <typename Found, typename Ignored>
+  std::vector<std::string> Run(const Found& found, const Ignored& ignored) {
     for (const TensorSpec& spec : ModelTensors()) Visit(-1, spec, found);
     for (int32_t layer = 0; layer < config_.num_layers; ++layer) {
       for (const TensorSpec& spec : LayerTensors()) Visit(layer, spec, found);
     }
     for (const CheckpointTensor& tensor : checkpoint_.tensors()) {
-      if (known_.contains(tensor.name) || IsIgnored(tensor.name)) continue;
+      if (known_.contains(tensor.name)) continue;
+      if (IsIgnored(tensor.name)) {
+        ignored(tensor);
+        continue;
+      }
       complaints_.push_back(fmt::format("{}: tensor {} is none of this model's", tensor.file, Printable(tensor.name)));
     }
     return std::move(complaints_);
@@ -182,10 +187,17 @@ class ShardLoader {
     for (const Wanted& wanted : wanted_) {
       num_regions += wanted.bytes.size();
       OPTSERVE_RETURN_IF_ERROR(read.Wait(num_regions));
-      if (options.on_problem) LookAt(wanted, options.on_problem);
+      if (options.on_problem) {
+        LookAt(*wanted.tensor, ScanRegion(*wanted.tensor, wanted.region, wanted.copy), options.on_problem);
+      }
       absl::StatusOr<TensorView> loaded = LoadOne(wanted, backend);
       if (!loaded.ok()) return Within(wanted.tensor->name, loaded.status());
       *wanted.out = *loaded;
+    }
+    if (options.on_problem && shard_.rank == 0) {
+      for (const CheckpointTensor* tensor : tensors_.ignored()) {
+        LookAt(*tensor, ScanTensor(*tensor), options.on_problem);
+      }
     }
     return absl::OkStatus();
   }
@@ -199,9 +211,8 @@ class ShardLoader {
     TensorView* out = nullptr;
   };
 
-  static void LookAt(const Wanted& wanted, const std::function<void(std::string)>& on_problem) {
-    const CheckpointTensor& tensor = *wanted.tensor;
-    const TensorScan scan = ScanRegion(tensor, wanted.region, wanted.copy);
+  static void LookAt(const CheckpointTensor& tensor, const TensorScan& scan,
+                     const std::function<void(std::string)>& on_problem) {
     if (std::optional<std::string> problem = ProblemOf(tensor, scan)) on_problem(*std::move(problem));
     if (std::optional<std::string> problem = ProblemOfCopies(tensor)) on_problem(*std::move(problem));
   }
@@ -273,17 +284,19 @@ void Complete(const OptConfig& config, const Shard& shard, OptWeights& weights) 
 
 absl::StatusOr<OptTensors> OptTensors::Match(const OptConfig& config, const Checkpoint& checkpoint) {
   OptTensors result;
-  OPTSERVE_RETURN_IF_ERROR(
-      Summary(Matcher(config, checkpoint).Run([&](int32_t layer, TensorRole role, const CheckpointTensor& tensor) {
-        result.tensors_.emplace(std::pair(layer, role), &tensor);
-        result.num_parameters_ += tensor.view.num_elements();
-        result.num_bytes_ += static_cast<int64_t>(tensor.view.num_bytes());
-      })));
+  const auto found = [&](int32_t layer, TensorRole role, const CheckpointTensor& tensor) {
+    result.tensors_.emplace(std::pair(layer, role), &tensor);
+    result.num_parameters_ += tensor.view.num_elements();
+    result.num_bytes_ += static_cast<int64_t>(tensor.view.num_bytes());
+  };
+  const auto ignored = [&](const CheckpointTensor& tensor) { result.ignored_.push_back(&tensor); };
+  OPTSERVE_RETURN_IF_ERROR(Summary(Matcher(config, checkpoint).Run(found, ignored)));
   return result;
 }
 
 std::vector<std::string> FindMismatches(const OptConfig& config, const Checkpoint& checkpoint) {
-  return Matcher(config, checkpoint).Run([](int32_t, TensorRole, const CheckpointTensor&) {});
+  return Matcher(config, checkpoint)
+      .Run([](int32_t, TensorRole, const CheckpointTensor&) {}, [](const CheckpointTensor&) {});
 }
 
 const CheckpointTensor* OptTensors::Find(int32_t layer, TensorRole role) const {

@@ -59,11 +59,15 @@ class OptTensors {
   // nullptr where the model does without. `layer` is -1 for tensors of the model itself.
   const CheckpointTensor* Find(int32_t layer, TensorRole role) const;
 
+  // Stored beside the weights by some writers, and needed by no model: never loaded.
+  const std::vector<const CheckpointTensor*>& ignored() const { return ignored_; }
+
   int64_t num_parameters() const { return num_parameters_; }
   int64_t num_bytes() const { return num_bytes_; }
 
  private:
   std::map<std::pair<int32_t, TensorRole>, const CheckpointTensor*> tensors_;
+  std::vector<const CheckpointTensor*> ignored_;
   int64_t num_parameters_ = 0;
   int64_t num_bytes_ = 0;
 };
@@ -77,7 +81,8 @@ std::vector<ByteRegion> BytesOfShard(const OptConfig& config, const OptTensors& 
 struct LoadOptions {
   int num_readers = 4;                                    // threads that read ahead
   std::function<void(int64_t bytes)> progress = nullptr;  // so many bytes more are in memory; from any thread
-  // If set, every number is looked at once it is in memory, and this is told what `optserve verify` would say of it.
+  // If set, every number is looked at once it is in memory, those of ignored tensors too (by rank 0), and
+  // this is told what `optserve verify` would say of it.
   std::function<void(std::string problem)> on_problem = nullptr;
 };
 

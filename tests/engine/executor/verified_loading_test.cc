@@ -11,6 +11,7 @@
 #include "engine/checkpoint/file_hash.h"
 #include "engine/executor/executor.h"
 #include "engine/executor/load_problems.h"
+#include "engine/tools/verify.h"
 #include "tests/support/golden_models.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_data.h"
@@ -34,17 +35,18 @@ std::string ErrorOf(const std::string& directory, int32_t size = 1) {
   return std::string(status.message());
 }
 
-// The golden model preln_d64, with its weights in one safetensors file, to be damaged.
+// A golden model with 16-bit weights in one safetensors file, to be damaged.
 class VerifiedLoading : public testing::Test {
  protected:
-  VerifiedLoading() {
-    root_.Write("config.json", ReadTestData("golden/models/preln_d64/config.json"));
-    weights_ = ReadTestData("golden/models/preln_d64/model.safetensors");
+  VerifiedLoading() { Lay("preln_d64"); }
+  void Lay(const std::string& model) {
+    root_.Write("config.json", ReadTestData("golden/models/" + model + "/config.json"));
+    weights_ = ReadTestData("golden/models/" + model + "/model.safetensors");
     Write();
   }
   void Write() { root_.Write("model.safetensors", weights_); }
 
-  // Sets f16 number `index` of a tensor, counted from its end where negative.
+  // Sets number `index` of a tensor, counted from its end where negative.
   void Set(const std::string& name, int64_t index, uint16_t bits) {
     const auto checkpoint = *OpenCheckpoint(root_.path().string());
     const CheckpointTensor& tensor = *checkpoint->Find(name);
@@ -66,8 +68,8 @@ class VerifiedLoading : public testing::Test {
   std::string weights_;
 };
 
-constexpr uint16_t kNan = 0x7e00;
-constexpr uint16_t kHuge = 0x7bff;  // 65504
+constexpr uint16_t kNan = 0x7fc0;   // f16 and bf16
+constexpr uint16_t kHuge = 0x7bff;  // 65504 in f16
 
 TEST_F(VerifiedLoading, AWholeModelLoads) {
   for (const int32_t size : {1, 2, 4}) EXPECT_TRUE(Load(directory(), size, true).ok());
@@ -97,6 +99,16 @@ TEST_F(VerifiedLoading, SaysAllThatIsWrongInOneLineAndEachOnce) {
                              HasSubstr("layers.1.fc2.weight holds 65504; no trained OPT")));
   EXPECT_EQ(error.find("fc2.bias"), error.rfind("fc2.bias"));
   EXPECT_EQ(error.find('\n'), std::string::npos);
+}
+
+// The head of a model with tied embeddings is in this file, but is not loaded.
+TEST_F(VerifiedLoading, LooksAtTensorsThatNoRankLoads) {
+  Lay("noprefix_lmhead_bf16");
+  Set("lm_head.weight", 7, kNan);
+  const std::string problem = "model.safetensors: tensor lm_head.weight holds NaN or infinity at row 0, column 7";
+  EXPECT_THAT(VerifyModel({.model_directory = directory()})->problems, testing::ElementsAre(problem));
+  for (const int32_t size : {1, 2}) EXPECT_EQ(ErrorOf(directory(), size), problem);
+  EXPECT_TRUE(Load(directory(), 1, /*verify=*/false).ok());
 }
 
 // A number that is wrong, but a number: only the file's name in the cache tells.
