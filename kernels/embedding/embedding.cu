@@ -5,6 +5,8 @@
 
 // Tries                                              time             on
 // one block a token, a half a thread                 not yet measured
+// drawn ids put into their places by a launch of     not taken: one launch more
+//   its own before it                                a step
 // (rows are a few KiB and tokens few: launch-bound, so no vector loads, which would need aligned rows)
 
 namespace optserve::cuda {
@@ -14,8 +16,10 @@ constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads)
     EmbeddingKernel(float* out, int64_t out_stride, const int32_t* ids, const F16* table, int64_t table_stride,
-                    int64_t num_rows, int64_t width, int32_t first_id) {
-  const int64_t row = int64_t{ids[blockIdx.x]} - first_id;
+                    int64_t num_rows, int64_t width, int32_t first_id, const int32_t* drawn, int64_t num_drawn) {
+  int32_t id = ids[blockIdx.x];
+  if (id < 0 && ~id < num_drawn) id = drawn[~id];
+  const int64_t row = int64_t{id} - first_id;
   const bool ours = row >= 0 && row < num_rows;
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
     out[blockIdx.x * out_stride + i] = ours ? gpu::ToFloat(table[row * table_stride + i]) : 0.0f;
@@ -39,10 +43,11 @@ void Embedding(const CudaContext& ctx, const EmbeddingParams& p) {
   const int64_t width = p.table.dims[1];
   OPTSERVE_CHECK(p.out.rank == 2 && p.out.dtype == DType::kF32 && p.out.dims[1] == width);
   OPTSERVE_CHECK(p.table.dtype == DType::kF16 && p.ids.dtype == DType::kI32 && p.ids.dims[0] == p.out.dims[0]);
+  OPTSERVE_CHECK(p.drawn.empty() || p.drawn.dtype == DType::kI32);
   if (p.out.dims[0] == 0) return;
   gpu::Launch(EmbeddingKernel, Blocks(p.out), dim3(kThreads), 0, ctx.stream, p.out.as<float>(), p.out.row_stride,
               p.ids.as<const int32_t>(), p.table.as<const F16>(), p.table.row_stride, p.table.dims[0], width,
-              p.first_id);
+              p.first_id, p.drawn.as<const int32_t>(), p.drawn.dims[0]);
 }
 
 void PositionEmbedding(const CudaContext& ctx, const PositionEmbeddingParams& p) {

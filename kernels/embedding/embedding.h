@@ -7,13 +7,15 @@ namespace optserve {
 
 // Token embedding from one rank's shard of the vocabulary:  out[t,:] = table[ids[t] - first_id, :].
 //
-// An id outside [first_id, first_id + V) gives a row of zeros, so that the sum over ranks is the embedding.
+// An id outside [first_id, first_id + V) gives a row of zeros, so that the sum over ranks is the embedding. ids[t] = ~i
+// stands for drawn[i]: an id that the sampler wrote there, and that only the device may know yet.
 // Source    Shoeybi et al. 2019, "Megatron-LM", sec. 3 (vocabulary-parallel embedding).
 struct EmbeddingParams {
   TensorView out;        // [T, w] f32
   TensorView ids;        // [T] i32
   TensorView table;      // [V, w] f16 | bf16 | f32: this rank's rows
   int32_t first_id = 0;  // the vocabulary id of table row 0
+  TensorView drawn;      // [N] i32, or empty; what lies beyond gives zeros
 };
 
 // Adds OPT's learned positions:  x[t,:] += table[positions[t] + 2, :].

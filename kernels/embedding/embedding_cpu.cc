@@ -14,10 +14,13 @@ void Embedding(const CpuContext& ctx, const EmbeddingParams& p) {
   const int64_t width = p.table.dims[1];
   OPTSERVE_CHECK(p.out.rank == 2 && p.out.dtype == DType::kF32 && p.out.dims[1] == width);
   OPTSERVE_CHECK(p.ids.dtype == DType::kI32 && p.ids.dims[0] == p.out.dims[0]);
+  OPTSERVE_CHECK(p.drawn.empty() || p.drawn.dtype == DType::kI32);
   ParallelFor(ctx, p.out.dims[0], kGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
       float* out = p.out.Rows(t, 1).as<float>();
-      const int64_t row = int64_t{p.ids.as<const int32_t>()[t]} - p.first_id;
+      int32_t id = p.ids.as<const int32_t>()[t];
+      if (id < 0 && ~id < p.drawn.dims[0]) id = p.drawn.as<const int32_t>()[~id];
+      const int64_t row = int64_t{id} - p.first_id;
       if (row < 0 || row >= p.table.dims[0]) {
         std::fill_n(out, width, 0.0f);
       } else {

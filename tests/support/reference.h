@@ -60,7 +60,9 @@ inline std::vector<std::vector<double>> Linear(const LinearParams& p) {
 inline std::vector<double> Embedding(const EmbeddingParams& p) {
   std::vector<double> result;
   for (int64_t t = 0; t < p.ids.dims[0]; ++t) {
-    const int64_t row = static_cast<int64_t>(At(p.ids, t)) - p.first_id;
+    auto id = static_cast<int64_t>(At(p.ids, t));
+    if (id < 0 && -id - 1 < p.drawn.dims[0]) id = static_cast<int64_t>(At(p.drawn, -id - 1));
+    const int64_t row = id - p.first_id;
     for (int64_t i = 0; i < p.table.dims[1]; ++i) {
       result.push_back(row >= 0 && row < p.table.dims[0] ? At(p.table, row, i) : 0.0);
     }

@@ -33,6 +33,23 @@ TEST_F(CudaRowsTest, EmbeddingOfOneShard) {
   }
 }
 
+// Some ids were drawn on the device. What a row that was not finite drew may be anything.
+TEST_F(CudaRowsTest, EmbeddingOfDrawnIds) {
+  Mirror table = Make(DType::kF16, 10, 300, 3), out = Make(DType::kF32, 8, 300);
+  table.Randomize(1), out.Randomize(2);
+  Mirror ids = Ids({105, ~0, ~1, 109, ~3, ~2, ~4, ~2'000'000'000}), drawn = Ids({109, 100, 99, 103, 107});
+  const TensorView host_drawn = MakeView(drawn.host().data, DType::kI32, 4);  // the fifth is beyond
+  const std::vector<double> expected =
+      reference::Embedding({out.host(), ids.host_vector(), table.host(), /*first_id=*/100, host_drawn});
+  cuda::Embedding(ctx_, {out.device(), ids.device_vector(), table.device(), 100, drawn.device_vector().Rows(0, 4)});
+  ExpectEqual(out, expected);
+  drawn.Fill({-1, -100, 2'000'000'000, -2'000'000'000, 0});
+  const std::vector<double> of_nothing =
+      reference::Embedding({out.host(), ids.host_vector(), table.host(), 100, host_drawn});
+  cuda::Embedding(ctx_, {out.device(), ids.device_vector(), table.device(), 100, drawn.device_vector().Rows(0, 4)});
+  ExpectEqual(out, of_nothing);
+}
+
 TEST_F(CudaRowsTest, PositionsAreReadTwoRowsOn) {
   Mirror table = Make(DType::kF16, 12, 300, 4), x = Make(DType::kF32, 3, 300, 1);
   table.Randomize(1), x.Randomize(2);

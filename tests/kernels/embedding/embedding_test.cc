@@ -37,6 +37,20 @@ TEST_P(EmbeddingTest, GathersWidenedRowsAndZerosForOtherShards) {
   }
 }
 
+TEST_P(EmbeddingTest, LooksUpIdsThatWereDrawn) {
+  const CpuContext ctx = MakeContext(GetParam().isa);
+  const TestTensor table = TestTensor(GetParam().dtype, 10, 31).Randomize(1), out(DType::kF32, 7, 31);
+  std::vector<int32_t> ids = {105, ~0, ~1, 109, ~3, ~2, ~4}, drawn = {109, 100, 99, -1};
+  const EmbeddingParams p{
+      .out = out.view(), .ids = ViewOf(ids), .table = table.view(), .first_id = 100, .drawn = ViewOf(drawn)};
+  cpu::Embedding(ctx, p);
+  const std::vector<double> expected = reference::Embedding(p);
+  for (size_t i = 0; i < expected.size(); ++i) ASSERT_EQ(out.f32()[i], expected[i]) << "element " << i;
+  // ~1 is the table's first row, ~4 nothing.
+  EXPECT_EQ(out.f32()[2 * 31], reference::At(table.view(), 0, 0));
+  EXPECT_EQ(out.f32()[6 * 31], 0.0f);
+}
+
 TEST_P(EmbeddingTest, AddsTheRowTwoBehindThePosition) {
   const CpuContext ctx = MakeContext(GetParam().isa);
   for (const int64_t width : {1, 16, 31, 768}) {
