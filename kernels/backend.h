@@ -38,6 +38,12 @@ class OpGraph {
   virtual int64_t num_launches() const = 0;  // kernels that it starts on the device
 };
 
+// A place among a backend's ops that the host can wait for. It ends before its backend.
+class OpEvent {
+ public:
+  virtual ~OpEvent() = default;
+};
+
 // Numbers on one device: memory, copies, and one virtual per op. One owner, one thread; ops run in the order of the
 // calls and may still be running when a call returns, until Synchronize().
 //
@@ -50,6 +56,9 @@ class Backend {
 
   // Zeroed pages, touched on first use. ResourceExhausted names the shortfall.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
+
+  // Zeroed memory of the host, for copies that run while the host goes on. ResourceExhausted: there is none.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) = 0;
 
   // Bytes that Allocate can still give, of a device with memory of its own; else 0.
   virtual int64_t FreeBytes() = 0;
@@ -68,9 +77,15 @@ class Backend {
   using ReadRows = std::function<void(int64_t row, int64_t count, std::byte* out)>;
   virtual absl::StatusOr<TensorView> LoadRows(const TensorView& shape, const ReadRows& read) = 0;
 
-  virtual void CopyIn(const TensorView& dst, const void* host) = 0;  // dst is contiguous
-  virtual void CopyOut(void* host, const TensorView& src) = 0;  // src is contiguous; host is valid after Synchronize
-  virtual absl::Status Synchronize() = 0;                       // the one place where device faults appear
+  // `dst` is contiguous. `host` may change when it returns, memory of AllocateHost when the copy was waited for.
+  virtual void CopyIn(const TensorView& dst, const void* host) = 0;
+  virtual void CopyOut(void* host, const TensorView& src) = 0;  // src is contiguous; host is valid after a wait
+  virtual absl::Status Synchronize() = 0;  // waits for all that was called; here and in Wait device faults appear
+
+  // Record puts the event behind what was called so far; Wait waits for that alone to end.
+  virtual absl::StatusOr<std::unique_ptr<OpEvent>> MakeEvent() = 0;
+  virtual void Record(OpEvent& event) = 0;
+  virtual absl::Status Wait(const OpEvent& event) = 0;
 
   // Joins the backends of a group's ranks, this one among them, into one that adds up over the GPUs' memory; one end
   // for each, which must end before the backends. FailedPrecondition: they cannot write into each other's memory.

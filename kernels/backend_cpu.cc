@@ -49,6 +49,8 @@ class CpuBackend final : public Backend {
     return std::make_unique<CpuBuffer>(data, bytes);
   }
 
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override { return Allocate(bytes); }
+
   int64_t FreeBytes() override { return 0; }
 
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override { return host; }
@@ -71,7 +73,11 @@ class CpuBackend final : public Backend {
     OPTSERVE_CHECK(src.is_contiguous());
     std::memcpy(host, src.data, src.num_bytes());
   }
+  // Calls have ended when they return.
   absl::Status Synchronize() override { return absl::OkStatus(); }
+  absl::StatusOr<std::unique_ptr<OpEvent>> MakeEvent() override { return std::make_unique<OpEvent>(); }
+  void Record(OpEvent&) override {}
+  absl::Status Wait(const OpEvent&) override { return absl::OkStatus(); }
 
   void Embedding(const EmbeddingParams& p) override { cpu::Embedding(ctx_, p); }
   void PositionEmbedding(const PositionEmbeddingParams& p) override { cpu::PositionEmbedding(ctx_, p); }

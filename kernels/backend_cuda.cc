@@ -40,6 +40,34 @@ class CudaBuffer final : public Buffer {
   size_t size_;
 };
 
+class CudaHostBuffer final : public Buffer {
+ public:
+  CudaHostBuffer(CudaDevice& device, void* data, size_t size) : device_(device), data_(data), size_(size) {}
+  ~CudaHostBuffer() override {
+    device_.Activate();
+    device_.FreeHost(data_);
+  }
+  CudaHostBuffer(const CudaHostBuffer&) = delete;
+  CudaHostBuffer& operator=(const CudaHostBuffer&) = delete;
+
+  void* data() const override { return data_; }
+  size_t size() const override { return size_; }
+
+ private:
+  CudaDevice& device_;
+  void* data_;
+  size_t size_;
+};
+
+class CudaOpEvent final : public OpEvent {
+ public:
+  explicit CudaOpEvent(std::unique_ptr<CudaEvent> event) : event_(std::move(event)) {}
+  CudaEvent& event() const { return *event_; }
+
+ private:
+  std::unique_ptr<CudaEvent> event_;
+};
+
 class CudaOpGraph final : public OpGraph {
  public:
   explicit CudaOpGraph(std::unique_ptr<CudaGraph> graph) : graph_(std::move(graph)) {}
@@ -117,6 +145,14 @@ class CudaBackend final : public Backend {
     return std::make_unique<CudaBuffer>(*device_, data, bytes);
   }
 
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
+    device_->Activate();
+    void* data = device_->AllocateHost(std::max<size_t>(bytes, 1));
+    if (data != nullptr) return std::make_unique<CudaHostBuffer>(*device_, data, bytes);
+    return absl::ResourceExhaustedError(ctx_.info.name + ": the system refuses " + std::to_string(bytes) +
+                                        " bytes of pinned memory; raise the limit on locked memory (ulimit -l)");
+  }
+
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override {
     return LoadInBands(host, [&](int64_t row, int64_t count) { return host.Rows(row, count); });
   }
@@ -148,9 +184,22 @@ class CudaBackend final : public Backend {
   }
   absl::Status Synchronize() override {
     device_->Activate();
-    const std::string error = device_->Synchronize();
-    if (error.empty()) return absl::OkStatus();
-    return absl::InternalError(ctx_.info.name + ": " + error);
+    return StatusOf(device_->Synchronize());
+  }
+
+  absl::StatusOr<std::unique_ptr<OpEvent>> MakeEvent() override {
+    device_->Activate();
+    std::unique_ptr<CudaEvent> event = device_->MakeEvent();
+    if (event == nullptr) return StatusOf(device_->Synchronize());
+    return std::make_unique<CudaOpEvent>(std::move(event));
+  }
+  void Record(OpEvent& event) override {
+    device_->Activate();
+    device_->Record(static_cast<CudaOpEvent&>(event).event());
+  }
+  absl::Status Wait(const OpEvent& event) override {
+    device_->Activate();
+    return StatusOf(device_->Wait(static_cast<const CudaOpEvent&>(event).event()));
   }
 
   absl::StatusOr<std::vector<std::unique_ptr<PeerLink>>> LinkPeers(std::span<Backend* const> ranks,
@@ -206,6 +255,11 @@ class CudaBackend final : public Backend {
     device_->Activate();
     device_->BeginOp(op);
     return ctx_;
+  }
+
+  absl::Status StatusOf(const std::string& error) const {
+    if (error.empty()) return absl::OkStatus();
+    return absl::InternalError(ctx_.info.name + ": " + error);
   }
 
   // A place on the device for a weight of this shape. Rows of matrices start on 16 bytes, for vector loads.

@@ -14,6 +14,7 @@ class TimedBackend final : public Backend {
 
   const DeviceInfo& info() const override { return backend_->info(); }
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override { return backend_->Allocate(bytes); }
+  absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override { return backend_->AllocateHost(bytes); }
   int64_t FreeBytes() override { return backend_->FreeBytes(); }
   int64_t workspace_bytes() const override { return backend_->workspace_bytes(); }
   absl::StatusOr<TensorView> LoadWeight(const TensorView& host) override { return backend_->LoadWeight(host); }
@@ -26,6 +27,14 @@ class TimedBackend final : public Backend {
     if (runs_at_once_) return backend_->Synchronize();
     const StepClock::Scope scope(clock_, StepPhase::kDevice);
     return backend_->Synchronize();
+  }
+
+  absl::StatusOr<std::unique_ptr<OpEvent>> MakeEvent() override { return backend_->MakeEvent(); }
+  void Record(OpEvent& event) override { backend_->Record(event); }
+  absl::Status Wait(const OpEvent& event) override {
+    if (runs_at_once_) return backend_->Wait(event);
+    const StepClock::Scope scope(clock_, StepPhase::kDevice);
+    return backend_->Wait(event);
   }
 
   absl::StatusOr<std::vector<std::unique_ptr<PeerLink>>> LinkPeers(std::span<Backend* const> ranks,

@@ -40,6 +40,21 @@ class RuntimeGraph final : public CudaGraph {
   const int64_t num_nodes_;
 };
 
+class RuntimeEvent final : public CudaEvent {
+ public:
+  explicit RuntimeEvent(cudaEvent_t event) : event_(event) {}
+  ~RuntimeEvent() override { cudaEventDestroy(event_); }
+  RuntimeEvent(const RuntimeEvent&) = delete;
+  RuntimeEvent& operator=(const RuntimeEvent&) = delete;
+
+  cudaEvent_t event() const { return event_; }
+
+  long trail_mark = 0;  // of what is queued before it
+
+ private:
+  const cudaEvent_t event_;
+};
+
 class RuntimeDevice final : public CudaDevice {
  public:
   RuntimeDevice(int index, DeviceInfo info) : index_(index), info_(std::move(info)) {}
@@ -112,7 +127,7 @@ class RuntimeDevice final : public CudaDevice {
     return info_.name + " cannot write into the memory of " + other.info().name + ": " + cudaGetErrorString(status);
   }
 
-  // From memory that is not pinned both return when the host's side is done.
+  // From memory that is not pinned both return when the host's side is done; from pinned memory at once.
   void CopyIn(void* dst, const void* host, size_t bytes) override {
     if (!MayCopy()) return;
     Note("copy to the device", cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, stream_));
@@ -155,6 +170,24 @@ class RuntimeDevice final : public CudaDevice {
   }
   void Launch(const CudaGraph& graph) override {
     Note("cudaGraphLaunch", cudaGraphLaunch(static_cast<const RuntimeGraph&>(graph).exec(), stream_));
+  }
+
+  std::unique_ptr<CudaEvent> MakeEvent() override {
+    cudaEvent_t event = nullptr;
+    if (!Note("cudaEventCreate", cudaEventCreateWithFlags(&event, cudaEventDisableTiming))) return nullptr;
+    return std::make_unique<RuntimeEvent>(event);
+  }
+  void Record(CudaEvent& event) override {
+    NoteLaunch();
+    auto& own = static_cast<RuntimeEvent&>(event);
+    Note("cudaEventRecord", cudaEventRecord(own.event(), stream_));
+    own.trail_mark = trail_.Mark();
+  }
+  std::string Wait(const CudaEvent& event) override {
+    NoteLaunch();
+    const auto& own = static_cast<const RuntimeEvent&>(event);
+    if (Note("waiting", cudaEventSynchronize(own.event()))) trail_.ClearTo(own.trail_mark);
+    return error_;
   }
 
   std::string Synchronize() override {

@@ -33,6 +33,12 @@ class CudaGraph {
   virtual int64_t num_nodes() const = 0;  // kernels in it
 };
 
+// A place in a device's queue that the host can wait for. It ends before its device.
+class CudaEvent {
+ public:
+  virtual ~CudaEvent() = default;
+};
+
 // Used by one thread at a time. Calls are queued in order unless they say otherwise; errors show at Synchronize().
 class CudaDevice {
  public:
@@ -51,14 +57,17 @@ class CudaDevice {
   virtual int64_t FreeBytes() = 0;
   virtual int64_t library_bytes() const = 0;  // taken for the matrix product
 
-  // Memory of the host that kernels of all devices read and write too; zeroed. nullptr: not so much left.
+  // Memory of the host that kernels of all devices read and write too, and that copies use while the host goes on;
+  // zeroed. nullptr: not so much left.
   virtual void* AllocateHost(size_t bytes) = 0;
   virtual void FreeHost(void* memory) = 0;
 
   // Lets kernels on this device write into `other`'s memory, all of it, from then on. Empty, or why not.
   virtual std::string EnablePeer(const CudaDevice& other) = 0;
 
-  virtual void CopyIn(void* dst, const void* host, size_t bytes) = 0;  // host may change when it returns
+  // The host's memory may change, and has what was copied out, when the call returns; that of AllocateHost when the
+  // host has waited for the copy.
+  virtual void CopyIn(void* dst, const void* host, size_t bytes) = 0;
   virtual void CopyOut(void* host, const void* src, size_t bytes) = 0;
   virtual void Gemm(const GemmCall& call) = 0;
 
@@ -67,6 +76,11 @@ class CudaDevice {
   virtual void BeginCapture() = 0;
   virtual std::unique_ptr<CudaGraph> EndCapture() = 0;
   virtual void Launch(const CudaGraph& graph) = 0;
+
+  // Record puts the event behind what is queued; Wait waits until that is done, and returns what Synchronize does.
+  virtual std::unique_ptr<CudaEvent> MakeEvent() = 0;  // nullptr: Synchronize says why
+  virtual void Record(CudaEvent& event) = 0;
+  virtual std::string Wait(const CudaEvent& event) = 0;
 
   // Waits for all of it. Empty, or what went wrong first: the op, or those that it may have been, the call that failed,
   // its code and the driver's words.

@@ -1,6 +1,12 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,18 +17,19 @@
 #include "kernels/common/op_trail.h"
 #include "tests/cuda_emulator/emulator.h"
 
-// A GPU whose memory is the host's and whose queue is always empty: calls finish before they return. What CUDA does not
-// allow while a graph is captured is an error here, too.
+// A GPU whose memory is the host's, and which runs what it is given either at once, before a call returns, or as late
+// as a GPU may: when the host waits for it. What CUDA does not allow while a graph is captured is an error here, too.
 
 namespace optserve {
 namespace {
 
 constexpr int kRuntime = 12040;
+constexpr int64_t kLate = 2;
 
 // What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _CODE (0: the build
 // has no kernels for it), _DRIVER (the CUDA version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS
-// (0: no device can write into another's memory), _FAULT=n (device 1's n-th synchronisation finds an error of the work
-// before it) and _REFUSED=op (device 1 refuses to launch that op).
+// (0: no device can write into another's memory), _QUEUES (2: work runs when the host waits for it), _FAULT=n (device
+// 1's n-th synchronisation finds an error of the work before it) and _REFUSED=op (device 1 refuses to launch that op).
 int64_t Setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoll(text, nullptr, 0) : otherwise;
@@ -40,9 +47,45 @@ class EmulatedGraph final : public CudaGraph {
   const std::vector<emulator::Queued> work_;
 };
 
+// Memory that AllocateHost gave: copies use it when they run.
+class PinnedMemory {
+ public:
+  void Add(const void* memory, size_t bytes) {
+    const std::lock_guard lock(mu_);
+    sizes_[static_cast<const std::byte*>(memory)] = bytes;
+  }
+  void Remove(const void* memory) {
+    const std::lock_guard lock(mu_);
+    sizes_.erase(static_cast<const std::byte*>(memory));
+  }
+  bool Has(const void* at) {
+    const std::lock_guard lock(mu_);
+    const auto behind = sizes_.upper_bound(static_cast<const std::byte*>(at));
+    if (behind == sizes_.begin()) return false;
+    const auto& [memory, bytes] = *std::prev(behind);
+    return static_cast<const std::byte*>(at) < memory + bytes;
+  }
+
+ private:
+  std::mutex mu_;
+  std::map<const std::byte*, size_t> sizes_;
+};
+PinnedMemory& pinned() {
+  static PinnedMemory memory;
+  return memory;
+}
+
+struct EmulatedEvent final : public CudaEvent {
+  int64_t place = 0;  // how much was queued before it
+  long trail_mark = 0;
+};
+
 class EmulatedDevice final : public CudaDevice {
  public:
-  EmulatedDevice(int index, DeviceInfo info) : index_(index), info_(std::move(info)), free_(info_.memory_bytes) {}
+  EmulatedDevice(int index, DeviceInfo info) : index_(index), info_(std::move(info)), free_(info_.memory_bytes) {
+    if (Setting("OPTSERVE_EMULATOR_QUEUES", 0) != kLate) return;
+    stream_.later = [this](std::function<void()> work) { late_.push_back(std::move(work)); };
+  }
 
   const DeviceInfo& info() const override { return info_; }
   int index() const override { return index_; }
@@ -70,6 +113,7 @@ class EmulatedDevice final : public CudaDevice {
   }
   void Free(void* memory) override {
     IsSpoilt("cudaFree");
+    RunAll();  // cudaFree waits
     auto* start = static_cast<std::byte*>(memory) - kHeader;
     size_t bytes = 0;
     std::memcpy(&bytes, start, sizeof(bytes));
@@ -81,18 +125,31 @@ class EmulatedDevice final : public CudaDevice {
 
   void* AllocateHost(size_t bytes) override {
     void* memory = emulator::Allocate(bytes, "memory of the host that kernels see");
-    if (memory != nullptr) std::memset(memory, 0, bytes);
+    if (memory == nullptr) return nullptr;
+    std::memset(memory, 0, bytes);
+    pinned().Add(memory, bytes);
     return memory;
   }
-  void FreeHost(void* memory) override { emulator::Free(memory); }
+  void FreeHost(void* memory) override {
+    RunAll();
+    pinned().Remove(memory);
+    emulator::Free(memory);
+  }
 
   std::string EnablePeer(const CudaDevice& other) override {
     if (other.index() == index_ || Setting("OPTSERVE_EMULATOR_PEERS", 1) != 0) return "";
     return info_.name + " cannot write into the memory of " + other.info().name;
   }
 
-  void CopyIn(void* dst, const void* host, size_t bytes) override { Copy(dst, host, bytes); }
-  void CopyOut(void* host, const void* src, size_t bytes) override { Copy(host, src, bytes); }
+  void CopyIn(void* dst, const void* host, size_t bytes) override {
+    if (!stream_.later || pinned().Has(host)) return Copy(dst, host, bytes);
+    const auto* const from = static_cast<const std::byte*>(host);
+    Copy(dst, std::make_shared<std::vector<std::byte>>(from, from + bytes), bytes);
+  }
+  void CopyOut(void* host, const void* src, size_t bytes) override {
+    Copy(host, src, bytes);
+    if (!pinned().Has(host)) RunAll();
+  }
 
   void Gemm(const GemmCall& c) override {
     emulator::Queue(&stream_, nullptr, [c] { Multiply(c); });
@@ -111,16 +168,26 @@ class EmulatedDevice final : public CudaDevice {
   void Launch(const CudaGraph& graph) override {
     if (IsSpoilt("cudaGraphLaunch")) return;
     ++emulator::totals().graph_launches;
-    static_cast<const EmulatedGraph&>(graph).Run();
+    stream_.Take({nullptr, [&work = static_cast<const EmulatedGraph&>(graph)] { work.Run(); }});
+  }
+
+  std::unique_ptr<CudaEvent> MakeEvent() override { return std::make_unique<EmulatedEvent>(); }
+  void Record(CudaEvent& event) override {
+    auto& own = static_cast<EmulatedEvent&>(event);
+    own.place = num_run_ + std::ssize(late_);
+    own.trail_mark = trail_.Mark();
+  }
+  std::string Wait(const CudaEvent& event) override {
+    const auto& own = static_cast<const EmulatedEvent&>(event);
+    NoteWait("cudaEventSynchronize");
+    while (num_run_ < own.place) RunNext();
+    if (error_.empty()) trail_.ClearTo(own.trail_mark);
+    return error_;
   }
 
   std::string Synchronize() override {
-    ++emulator::totals().synchronisations;
-    IsSpoilt("cudaStreamSynchronize");
-    const int64_t faulty = Setting("OPTSERVE_EMULATOR_FAULT", 0);
-    if (index_ == 1 && faulty > 0 && ++num_synchronized_ == faulty) {
-      Note(trail_.Any(), "waiting", 700, "cudaErrorIllegalAddress, an illegal memory access was encountered");
-    }
+    NoteWait("cudaStreamSynchronize");
+    RunAll();
     if (error_.empty()) trail_.Clear();
     return error_;
   }
@@ -140,9 +207,33 @@ class EmulatedDevice final : public CudaDevice {
     if (!error_.empty()) return;
     error_ = (op.empty() ? "" : op + ": ") + call + " failed: error " + std::to_string(code) + ", " + words;
   }
+  void NoteWait(const char* call) {
+    ++emulator::totals().synchronisations;
+    IsSpoilt(call);
+    const int64_t faulty = Setting("OPTSERVE_EMULATOR_FAULT", 0);
+    if (index_ == 1 && faulty > 0 && ++num_synchronized_ == faulty) {
+      Note(trail_.Any(), "waiting", 700, "cudaErrorIllegalAddress, an illegal memory access was encountered");
+    }
+  }
+
+  void RunNext() {
+    const std::function<void()> work = std::move(late_.front());
+    late_.pop_front();
+    ++num_run_;
+    work();
+  }
+  void RunAll() {
+    while (!late_.empty()) RunNext();
+  }
+
   void Copy(void* dst, const void* src, size_t bytes) {
     ++emulator::totals().copies;
-    if (!IsSpoilt("cudaMemcpyAsync")) std::memcpy(dst, src, bytes);
+    if (!IsSpoilt("cudaMemcpyAsync")) stream_.Take({nullptr, [=] { std::memcpy(dst, src, bytes); }});
+  }
+  // From a copy of the host's memory, which may change from now on.
+  void Copy(void* dst, const std::shared_ptr<std::vector<std::byte>>& src, size_t bytes) {
+    ++emulator::totals().copies;
+    if (!IsSpoilt("cudaMemcpyAsync")) stream_.Take({nullptr, [=] { std::memcpy(dst, src->data(), bytes); }});
   }
 
   static void Multiply(const GemmCall& c) {
@@ -172,6 +263,8 @@ class EmulatedDevice final : public CudaDevice {
   OpTrail trail_;
   std::string error_;  // the first one stays
   mutable emulator::Stream stream_;
+  std::deque<std::function<void()>> late_;
+  int64_t num_run_ = 0;  // of late_, since the beginning
   std::vector<emulator::Queued> captured_;
 };
 

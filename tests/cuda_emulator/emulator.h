@@ -58,14 +58,21 @@ struct Thread {
 };
 extern constinit thread_local Thread* current;
 
-// A device's queue. Work runs when it is queued; while the queue captures, it is kept instead, with copies of a
-// kernel's parameters.
+// A device's queue. Work runs when it is queued, or later, as on a GPU; while the queue captures, it is kept instead,
+// with copies of a kernel's parameters.
 struct Queued {
   const void* kernel = nullptr;  // nullptr: a matrix product
   std::function<void()> run;
 };
 struct Stream {
-  std::vector<Queued>* captured = nullptr;  // while it captures
+  std::vector<Queued>* captured = nullptr;           // while it captures
+  std::function<void(std::function<void()>)> later;  // hands work to who runs it later; empty: it runs at once
+
+  void Take(Queued work) {
+    if (captured != nullptr) return captured->push_back(std::move(work));
+    if (later) return later(std::move(work.run));
+    work.run();
+  }
 };
 // On `stream`, a Stream; nullptr: at once.
 void Queue(void* stream, const void* kernel, std::function<void()> run);
@@ -75,8 +82,8 @@ struct Totals {
   std::atomic<int64_t> launches = 0;  // kernels and products, those of graphs not among them
   std::atomic<int64_t> graph_launches = 0;
   std::atomic<int64_t> allocations = 0;
-  std::atomic<int64_t> copies = 0;  // between host and device
-  std::atomic<int64_t> synchronisations = 0;
+  std::atomic<int64_t> copies = 0;            // between host and device
+  std::atomic<int64_t> synchronisations = 0;  // the host has waited, for an event or for everything
   // Kernels in the order of their launches, while a test wants them, which has a single device then.
   std::vector<const void*>* log = nullptr;
 };

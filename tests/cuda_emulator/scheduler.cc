@@ -441,15 +441,13 @@ Totals& totals() {
 }
 
 void Queue(void* stream, const void* kernel, std::function<void()> run) {
-  if (stream != nullptr) {
-    if (std::vector<Queued>* captured = static_cast<Stream*>(stream)->captured; captured != nullptr) {
-      captured->push_back({kernel, std::move(run)});
-      return;
-    }
+  if (stream == nullptr) return run();
+  Stream& queue = *static_cast<Stream*>(stream);
+  if (queue.captured == nullptr) {
     ++totals().launches;
     if (totals().log != nullptr) totals().log->push_back(kernel);
   }
-  run();
+  queue.Take({kernel, std::move(run)});
 }
 
 void RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, void (*body)(void*), void* closure, size_t closure_bytes) {
