@@ -65,6 +65,11 @@ absl::Status ReadPiece(const ByteRegion& part) {
 
 }  // namespace
 
+void StartReading(std::span<const std::byte> bytes) {
+  const Pages pages = PagesOf(bytes.data(), static_cast<int64_t>(bytes.size()));
+  madvise(pages.begin, pages.bytes, MADV_WILLNEED);
+}
+
 ReadAhead::ReadAhead(std::vector<ByteRegion> regions, Options options) : options_(std::move(options)) {
   int64_t bytes = 0;
   for (size_t i = 0; i < regions.size(); ++i) {

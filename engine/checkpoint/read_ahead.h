@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -25,6 +26,10 @@ struct ByteRegion {
 
   int64_t num_bytes() const { return row_bytes * rows; }
 };
+
+// Starts to read the pages of mapped bytes and does not wait for them. For many small pieces of a file: asked for one
+// by one, each waits for the disk, which reads a lot around it that nobody wants.
+void StartReading(std::span<const std::byte> bytes);
 
 // Reads regions of mapped files into memory in the order in which they are given, some threads at a time, while the
 // caller works on those that are there. A page is read only if a region has bytes in it. Memory that the process would

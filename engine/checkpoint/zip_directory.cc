@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/checkpoint/checked_size.h"
+#include "engine/checkpoint/read_ahead.h"
 #include "engine/util/model_directory.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
@@ -155,6 +156,14 @@ absl::StatusOr<std::vector<Entry>> ReadEntries(const Fields& file, const Directo
   return entries;
 }
 
+// The local headers are strewn over the file, one before each member's bytes.
+void StartReadingHeaders(const Fields& file, uint64_t limit, const std::vector<Entry>& entries) {
+  for (const Entry& entry : entries) {
+    const CheckedSize end = CheckedSize(entry.header_at) + kLocalBytes + entry.name.size();
+    if (end <= limit) StartReading(file.Bytes(entry.header_at, end.value() - entry.header_at));
+  }
+}
+
 // Finds the member's bytes, or says why they cannot be used.
 std::string Locate(const Fields& file, uint64_t limit, Entry* entry, std::span<const std::byte>* bytes) {
   if ((entry->flags & kEncrypted) != 0) return "is encrypted";
@@ -202,6 +211,7 @@ absl::StatusOr<std::vector<ZipMember>> ReadZipDirectory(std::span<const std::byt
   const Fields fields(file);
   OPTSERVE_ASSIGN_OR_RETURN(const Directory directory, FindDirectory(fields));
   OPTSERVE_ASSIGN_OR_RETURN(std::vector<Entry> entries, ReadEntries(fields, directory));
+  StartReadingHeaders(fields, directory.begin, entries);
   std::vector<ZipMember> members;
   members.reserve(entries.size());
   std::unordered_set<std::string_view> names;

@@ -6,8 +6,8 @@
 
 namespace optserve {
 
-TempDir::TempDir() {
-  std::string name = (std::filesystem::temp_directory_path() / "optserve-test-XXXXXX").string();
+TempDir::TempDir(const std::filesystem::path& parent) {
+  std::string name = (parent / "optserve-test-XXXXXX").string();
   if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot make " + name);
   path_ = name;
 }

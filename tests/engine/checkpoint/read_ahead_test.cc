@@ -1,10 +1,13 @@
 #include "engine/checkpoint/read_ahead.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
@@ -12,8 +15,10 @@
 #include <string>
 #include <vector>
 
+#include "engine/checkpoint/zip_directory.h"
 #include "engine/util/model_directory.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/torch_file.h"
 
 namespace optserve {
 namespace {
@@ -96,6 +101,35 @@ TEST_F(ReadAheadTest, MayBeLeftBeforeItsEnd) {
   }
   ReadAhead nothing({}, {});
   EXPECT_TRUE(nothing.Wait(0).ok());
+}
+
+// How many pages of a mapped file are in memory, this process's or not.
+int64_t CachedPages(std::span<const std::byte> file) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> pages((file.size() + page - 1) / page);
+  EXPECT_EQ(mincore(const_cast<std::byte*>(file.data()), file.size(), pages.data()), 0);
+  return std::count_if(pages.begin(), pages.end(), [](unsigned char each) { return (each & 1) != 0; });
+}
+
+// A page fault in a cold file reads 128 KiB around it or, as the disk is set up, several MiB; and each member has a
+// header far from the next one's. The file's end is read by faults: the directory is there.
+TEST(StartReadingTest, OpeningAColdZipReadsItsHeadersAndNotWhatLiesBetween) {
+  ZipFile zip;
+  for (int i = 0; i < 100; ++i) {
+    zip.members.push_back({.name = fmt::format("archive/data/{}", i), .bytes = std::string(kMiB / 4, 'x')});
+  }
+  const TempDir folder(std::filesystem::current_path());  // on a disk, which a temporary folder may not be
+  folder.Write("weights", zip.Write());
+  const int fd = open((folder.path() / "weights").c_str(), O_RDONLY | O_CLOEXEC);
+  EXPECT_EQ(fsync(fd), 0);
+  EXPECT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+  close(fd);
+  const auto file = *ModelDirectory::Open(folder.path().string())->Map("weights");
+  ASSERT_EQ(CachedPages(file->bytes()), 0) << "this needs a file system that forgets what it is told to forget";
+  EXPECT_EQ(ReadZipDirectory(file->bytes())->size(), 100);
+  const int64_t pages = CachedPages(file->bytes().first(50 * kMiB / 4));
+  EXPECT_GE(pages, 50);
+  EXPECT_LE(pages, 100);  // a header may lie on two pages
 }
 
 }  // namespace
