@@ -42,7 +42,8 @@ CallTrace::CallTrace(const Tracer* tracer, grpc::CallbackServerContext& context,
     : method_(method) {
   RequestTracing tracing =
       BeginTrace(tracer, ParseTraceContext(Values(context, "traceparent"), Values(context, "tracestate")));
-  if (tracing.context) context.AddInitialMetadata("traceparent", FormatTraceparent(*tracing.context));
+  context_ = tracing.context;
+  if (context_) context.AddInitialMetadata("traceparent", FormatTraceparent(*context_));
   trace_ = std::move(tracing.trace);
 }
 

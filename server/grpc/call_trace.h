@@ -3,6 +3,8 @@
 #include <grpcpp/grpcpp.h>
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "server/tracing/request_trace.h"
@@ -18,6 +20,9 @@ class CallTrace {
   // literal.
   CallTrace(const Tracer* tracer, grpc::CallbackServerContext& context, std::string_view method);
 
+  // Empty: the call is in no trace.
+  std::string trace_id() const { return context_ ? Hex(context_->trace_id) : ""; }
+
   // For the call's own part; nullptr: it is not recorded.
   const std::shared_ptr<RequestTrace>& request() const { return trace_; }
 
@@ -25,6 +30,7 @@ class CallTrace {
   void Finish(grpc::StatusCode code);
 
  private:
+  std::optional<TraceContext> context_;
   std::shared_ptr<RequestTrace> trace_;
   std::string_view method_;
 };

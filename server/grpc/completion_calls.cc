@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "server/api/error_codec.h"
 #include "server/api/proto_codec.h"
 #include "server/grpc/grpc_status.h"
 
@@ -13,9 +14,11 @@ using Clock = std::chrono::steady_clock;
 
 void CallInProgress::Begin(uint64_t id, CompletionService& service, CompletionRequest request) {
   id_ = id;
+  api_key_id_ = request.api_key_id;
+  request.request_id = origin_.request_id;
   // The pump is shared, because an engine may say "ready" until its last event, whatever has become of the server.
   std::shared_ptr<CompletionCall> call = service.Start(
-      std::move(request), [pump = pump_, id] { pump->Post(id); }, trace_.request());
+      std::move(request), [pump = pump_, id] { pump->Post(id); }, origin_.trace.request());
   {
     std::lock_guard lock(mu_);
     completion_ = std::move(call);
@@ -35,13 +38,28 @@ void CallInProgress::Cancelled() {
 }
 
 void CallInProgress::Done() {
-  grpc::StatusCode code;
   {
     std::lock_guard lock(mu_);
-    code = code_;
+    origin_.trace.Finish(code_);
+    LogEnd();
   }
-  trace_.Finish(code);
   pump_->Remove(id_);
+}
+
+void CallInProgress::LogEnd() const {
+  if (origin_.log == nullptr) return;
+  const bool failed = !error_.ok() && code_ != grpc::StatusCode::CANCELLED;
+  int status = code_ == grpc::StatusCode::OK ? 200 : kClientHasLeft;
+  if (failed) status = ToHttpError(error_).status;
+  const LoggedRequest request{
+      .protocol = "grpc", .request_id = origin_.request_id, .trace_id = origin_.trace.trace_id()};
+  if (status == 500) LogFailure(origin_.log, request, error_.ToString());
+  LogCompletion(origin_.log, request,
+                {.id = completion_->id(),
+                 .api_key_id = api_key_id_,
+                 .status = status,
+                 .seconds = std::chrono::duration<double>(Clock::now() - origin_.arrival).count(),
+                 .usage = usage_});
 }
 
 CompletionHead CallInProgress::Head() const {
@@ -53,8 +71,8 @@ CompletionHead CallInProgress::Head() const {
 
 grpc::ServerUnaryReactor* UnaryCall::Start(std::shared_ptr<CallPump> pump, CompletionService& service,
                                            CompletionRequest request, v1::CompletionResponse* response,
-                                           CallTrace trace) {
-  auto call = std::make_shared<UnaryCall>(pump, service, response, std::move(trace));
+                                           CallOrigin origin) {
+  auto call = std::make_shared<UnaryCall>(pump, service, response, std::move(origin));
   call->Begin(pump->Add(call), service, std::move(request));
   return call.get();  // lives until OnDone, and that comes after this has returned to gRPC
 }
@@ -70,10 +88,11 @@ void UnaryCall::Advance() {
       CompletionBatch batch = completion_->Take();
       std::move(batch.events.begin(), batch.events.end(), std::back_inserter(events_));
       if (!batch.done) return;
-      status = ToGrpcStatus(batch.error);
+      error_ = std::move(batch.error);
+      status = ToGrpcStatus(error_);
       if (status.ok()) {
-        const Usage usage = events_.empty() ? Usage() : events_.back().usage;
-        EncodeCompletion(Head(), std::move(events_), usage, *response_);
+        if (!events_.empty()) usage_ = events_.back().usage;
+        EncodeCompletion(Head(), std::move(events_), usage_, *response_);
       }
     }
     completion_->NoteAnswered();
@@ -87,16 +106,16 @@ grpc::ServerWriteReactor<v1::CompletionEvent>* StreamCall::Start(std::shared_ptr
                                                                  CompletionService& service, CompletionRequest request,
                                                                  grpc::CallbackServerContext* context,
                                                                  std::chrono::milliseconds stall_time,
-                                                                 CallTrace trace) {
-  auto call = std::make_shared<StreamCall>(pump, service, request, context, stall_time, std::move(trace));
+                                                                 CallOrigin origin) {
+  auto call = std::make_shared<StreamCall>(pump, service, request, context, stall_time, std::move(origin));
   call->Begin(pump->Add(call), service, std::move(request));
   return call.get();  // as above
 }
 
 StreamCall::StreamCall(std::shared_ptr<CallPump> pump, const CompletionService& service,
                        const CompletionRequest& request, grpc::CallbackServerContext* context,
-                       std::chrono::milliseconds stall_time, CallTrace trace)
-    : CallInProgress(std::move(pump), service, std::move(trace)),
+                       std::chrono::milliseconds stall_time, CallOrigin origin)
+    : CallInProgress(std::move(pump), service, std::move(origin)),
       continuous_usage_(request.continuous_usage_stats),
       context_(context),
       stall_time_(stall_time),

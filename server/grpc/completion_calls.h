@@ -6,10 +6,12 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "optserve/v1/completion.grpc.pb.h"
 #include "server/api/json_response.h"
+#include "server/completion/completion_log.h"
 #include "server/completion/completion_service.h"
 #include "server/grpc/call_pump.h"
 #include "server/grpc/call_trace.h"
@@ -22,11 +24,19 @@
 
 namespace optserve {
 
+// What is known of a call from its arrival on.
+struct CallOrigin {
+  std::chrono::steady_clock::time_point arrival;
+  std::string request_id;  // the client's `x-request-id`, or a new one
+  CallTrace trace;
+  const Log* log = nullptr;  // nullptr: nothing is logged
+};
+
 // What both have: the CompletionCall, and how it begins and ends.
 class CallInProgress : public PumpedCall {
  public:
-  CallInProgress(std::shared_ptr<CallPump> pump, const CompletionService& service, CallTrace trace)
-      : pump_(std::move(pump)), model_(service.options().served_model_name), trace_(std::move(trace)) {}
+  CallInProgress(std::shared_ptr<CallPump> pump, const CompletionService& service, CallOrigin origin)
+      : pump_(std::move(pump)), model_(service.options().served_model_name), origin_(std::move(origin)) {}
 
   void Pump() final { Advance(); }
 
@@ -40,8 +50,11 @@ class CallInProgress : public PumpedCall {
   // gRPC's OnCancel: the client has gone, its deadline has passed, or the server stops.
   void Cancelled();
 
-  // gRPC's OnDone; destroys the call.
+  // gRPC's OnDone; has it logged and destroys the call.
   void Done();
+
+  // The lines of the log, by Done. Under mu_, with a completion_.
+  void LogEnd() const;
 
   // Of all messages of the answer. Under mu_, with a completion_.
   CompletionHead Head() const;
@@ -49,13 +62,16 @@ class CallInProgress : public PumpedCall {
   const std::shared_ptr<CallPump> pump_;
   const std::string model_;
   uint64_t id_ = 0;
-  CallTrace trace_;
+  std::string api_key_id_;
+  CallOrigin origin_;
 
   std::mutex mu_;                               // all below
   std::shared_ptr<CompletionCall> completion_;  // none until it has begun
   bool cancelled_ = false;
   bool finished_ = false;                                // Finish was called, or is about to be
   grpc::StatusCode code_ = grpc::StatusCode::CANCELLED;  // with finished_: what it was called with
+  absl::Status error_;                                   // what code_ was made of, if it is an error of the completion
+  Usage usage_;                                          // as far as the client was told
 };
 
 // Completion.Complete: collects all of the answer.
@@ -63,11 +79,12 @@ class UnaryCall final : public CallInProgress, public grpc::ServerUnaryReactor {
  public:
   // Begins and returns the reactor of the call.
   static grpc::ServerUnaryReactor* Start(std::shared_ptr<CallPump> pump, CompletionService& service,
-                                         CompletionRequest request, v1::CompletionResponse* response, CallTrace trace);
+                                         CompletionRequest request, v1::CompletionResponse* response,
+                                         CallOrigin origin);
 
   UnaryCall(std::shared_ptr<CallPump> pump, const CompletionService& service, v1::CompletionResponse* response,
-            CallTrace trace)
-      : CallInProgress(std::move(pump), service, std::move(trace)), response_(response) {}
+            CallOrigin origin)
+      : CallInProgress(std::move(pump), service, std::move(origin)), response_(response) {}
 
   void Tick(std::chrono::steady_clock::time_point /*now*/) override {}
   void OnCancel() override { Cancelled(); }
@@ -87,10 +104,10 @@ class StreamCall final : public CallInProgress, public grpc::ServerWriteReactor<
   static grpc::ServerWriteReactor<v1::CompletionEvent>* Start(std::shared_ptr<CallPump> pump,
                                                               CompletionService& service, CompletionRequest request,
                                                               grpc::CallbackServerContext* context,
-                                                              std::chrono::milliseconds stall_time, CallTrace trace);
+                                                              std::chrono::milliseconds stall_time, CallOrigin origin);
 
   StreamCall(std::shared_ptr<CallPump> pump, const CompletionService& service, const CompletionRequest& request,
-             grpc::CallbackServerContext* context, std::chrono::milliseconds stall_time, CallTrace trace);
+             grpc::CallbackServerContext* context, std::chrono::milliseconds stall_time, CallOrigin origin);
 
   void Tick(std::chrono::steady_clock::time_point now) override;
   void OnWriteDone(bool ok) override;
@@ -113,8 +130,6 @@ class StreamCall final : public CallInProgress, public grpc::ServerWriteReactor<
   bool writing_ = false;
   std::chrono::steady_clock::time_point write_began_;
   bool all_taken_ = false;
-  absl::Status error_;
-  Usage usage_;
   bool usage_owed_ = false;  // the event that has only usage is still to come
 };
 

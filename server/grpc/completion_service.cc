@@ -10,6 +10,7 @@
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "server/api/error_codec.h"
+#include "server/completion/request_id.h"
 #include "server/grpc/completion_calls.h"
 #include "server/grpc/grpc_status.h"
 
@@ -59,6 +60,16 @@ absl::StatusOr<std::string> GrpcCompletionService::Authorize(const grpc::Callbac
   return options_.authorize({found->second.data(), found->second.size()}, AddressOf(peer));
 }
 
+CallOrigin GrpcCompletionService::Arrive(grpc::CallbackServerContext& context) const {
+  CallOrigin origin{.arrival = std::chrono::steady_clock::now(), .log = options_.log};
+  const auto& metadata = context.client_metadata();
+  const auto sent = metadata.find("x-request-id");
+  origin.request_id = RequestIdFor(sent == metadata.end() ? std::string_view()
+                                                          : std::string_view(sent->second.data(), sent->second.size()));
+  context.AddInitialMetadata("x-request-id", origin.request_id);
+  return origin;
+}
+
 absl::StatusOr<CompletionService*> GrpcCompletionService::Service() const {
   CompletionService* service = service_;
   if (draining_) return ShuttingDown();
@@ -84,29 +95,31 @@ absl::StatusOr<GrpcCompletionService::Admitted> GrpcCompletionService::Admit(con
 grpc::ServerUnaryReactor* GrpcCompletionService::Complete(grpc::CallbackServerContext* context,
                                                           const v1::CompletionRequest* request,
                                                           v1::CompletionResponse* response) {
+  CallOrigin origin = Arrive(*context);
   absl::StatusOr<std::string> key = Authorize(*context);
   if (!key.ok()) return Answer(*context, key.status());
-  CallTrace trace(options_.tracer, *context, "Complete");
+  origin.trace = CallTrace(options_.tracer, *context, "Complete");
   absl::StatusOr<Admitted> admitted = Admit(*context, *std::move(key), *request, /*stream=*/false);
   if (admitted.ok()) {
-    return UnaryCall::Start(pump_, *admitted->service, std::move(admitted->request), response, std::move(trace));
+    return UnaryCall::Start(pump_, *admitted->service, std::move(admitted->request), response, std::move(origin));
   }
-  trace.Finish(ToGrpcStatus(admitted.status()).error_code());
+  origin.trace.Finish(ToGrpcStatus(admitted.status()).error_code());
   return Answer(*context, admitted.status());
 }
 
 grpc::ServerWriteReactor<v1::CompletionEvent>* GrpcCompletionService::Stream(grpc::CallbackServerContext* context,
                                                                              const v1::CompletionRequest* request) {
+  CallOrigin origin = Arrive(*context);
   absl::StatusOr<std::string> key = Authorize(*context);
   if (!key.ok()) return new RefusedStream(ToGrpcStatus(key.status()));
-  CallTrace trace(options_.tracer, *context, "Stream");
+  origin.trace = CallTrace(options_.tracer, *context, "Stream");
   absl::StatusOr<Admitted> admitted = Admit(*context, *std::move(key), *request, /*stream=*/true);
   if (admitted.ok()) {
     return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context, options_.stall_time,
-                             std::move(trace));
+                             std::move(origin));
   }
   const grpc::Status status = ToGrpcStatus(admitted.status());
-  trace.Finish(status.error_code());
+  origin.trace.Finish(status.error_code());
   return new RefusedStream(status);
 }
 

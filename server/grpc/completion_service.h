@@ -11,6 +11,7 @@
 #include "server/completion/completion_service.h"
 #include "server/completion/work_queue.h"
 #include "server/grpc/call_pump.h"
+#include "server/grpc/completion_calls.h"
 #include "server/grpc/grpc_server.h"
 
 namespace optserve {
@@ -56,6 +57,9 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   // Answers with what `work` says: at once, or, when what it works on has a `size` that takes long, from long_work_.
   grpc::ServerUnaryReactor* AnswerLater(grpc::CallbackServerContext& context, size_t size,
                                         std::function<absl::Status()> work);
+
+  // Names the call, before anything is asked of it: `x-request-id`, also in the answer's initial metadata.
+  CallOrigin Arrive(grpc::CallbackServerContext& context) const;
 
   // What comes before a completion once it is known who asks: of whom, and for what. Applies the call's deadline.
   struct Admitted {

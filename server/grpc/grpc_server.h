@@ -63,7 +63,9 @@ class GrpcServer {
     // Records the part of completions in traces; none: a traceparent is passed on. Outlives the server.
     const Tracer* tracer = nullptr;
 
-    const Log* log = nullptr;  // outlives the server; gets a warning when `host` is not loopback
+    // Gets the lines of server/completion/completion_log.h, and a warning when `host` is not loopback. None: nothing is
+    // logged. Outlives the server.
+    const Log* log = nullptr;
   };
 
   // Binds, listens and serves. Errors are a line for the user that names host and port: InvalidArgument (no such host),

@@ -10,9 +10,10 @@
 #include "engine/util/status.h"
 #include "server/api/error_codec.h"
 #include "server/api/json_request.h"
+#include "server/completion/completion_log.h"
+#include "server/completion/request_id.h"
 #include "server/http/admin_routes.h"
 #include "server/http/ascii.h"
-#include "server/http/request_id.h"
 
 // What a connection says: requests are read and decided, answers are written. connection_io.cc has the socket.
 
@@ -22,9 +23,8 @@ namespace {
 using boost::system::error_code;
 
 constexpr size_t kInlineBodyBytes = 16 * 1024;  // longer ones are parsed by a worker
-constexpr size_t kUncheckedBodyBytes =
-    64 * 1024;                       // a refused body up to here is read, so that the connection can go on
-constexpr int kClientHasLeft = 499;  // in the log; nginx's number for it
+// A refused body up to here is read, so that the connection can go on.
+constexpr size_t kUncheckedBodyBytes = 64 * 1024;
 
 bool IsJson(std::string_view content_type) {
   const std::string_view type = Trim(content_type.substr(0, content_type.find(';')));
@@ -372,23 +372,23 @@ Task<bool> Connection::Refuse(const HttpResponse& response) {
   return Send(response);
 }
 
-void Connection::LogFailure(std::string_view what) const {
-  if (what.empty() || server_.options.log == nullptr) return;
-  server_.options.log->Error("request_failed", {{"request_id", request_id_}, {"trace_id", trace_id()}, {"why", what}});
+void Connection::LogFailure(std::string_view why) const {
+  if (!why.empty()) optserve::LogFailure(server_.options.log, Logged(), why);
 }
 
 void Connection::LogCompletion(const CompletionAnswer& answer, Clock::time_point begin) const {
-  if (server_.options.log == nullptr) return;
-  const Usage& usage = answer.usage();
-  server_.options.log->Info("completion", {{"request_id", request_id_},
-                                           {"trace_id", trace_id()},
-                                           {"id", answer.head().id},
-                                           {"key", api_key_id_},
-                                           {"status", broken_ ? kClientHasLeft : status_},
-                                           {"seconds", std::chrono::duration<double>(Clock::now() - begin).count()},
-                                           {"prompt_tokens", usage.prompt_tokens},
-                                           {"cached_tokens", usage.cached_tokens},
-                                           {"completion_tokens", usage.completion_tokens}});
+  optserve::LogCompletion(server_.options.log, Logged(),
+                          {.id = answer.head().id,
+                           .api_key_id = api_key_id_,
+                           .status = broken_ ? kClientHasLeft : status_,
+                           .seconds = std::chrono::duration<double>(Clock::now() - begin).count(),
+                           .usage = answer.usage()});
+}
+
+LoggedRequest Connection::Logged() const {
+  return {.protocol = "http",
+          .request_id = request_id_,
+          .trace_id = tracing_.context ? Hex(tracing_.context->trace_id) : ""};
 }
 
 template <typename Function>

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "server/api/completion.h"
+#include "server/completion/completion_log.h"
 #include "server/completion/completion_service.h"
 #include "server/http/asio.h"
 #include "server/http/client_socket.h"
@@ -80,8 +81,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   template <typename Function>
   Task<std::invoke_result_t<Function>> OnWorker(Function f);
 
-  void LogFailure(std::string_view what) const;
+  void LogFailure(std::string_view why) const;
   void LogCompletion(const CompletionAnswer& answer, Clock::time_point begin) const;
+  LoggedRequest Logged() const;
 
   void WatchInput();
   void ReadInput();
@@ -93,7 +95,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void SetDeadline(std::chrono::milliseconds from_now);
   void ClearDeadline();
   ResponseFraming Framing();
-  std::string trace_id() const { return tracing_.context ? Hex(tracing_.context->trace_id) : ""; }
 
   const std::shared_ptr<IoLoop> loop_;
   ClientSocket socket_;

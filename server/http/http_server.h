@@ -55,8 +55,7 @@ class HttpServer {
     // Records the part of completions in traces; none: a traceparent is passed on. Outlives the server.
     const Tracer* tracer = nullptr;
 
-    // Gets a line for each completion (who, what came of it, how long and how much; no text) and one for each failure
-    // of ours, with what clients are not told. None: nothing is logged. Outlives the server.
+    // Gets the lines of server/completion/completion_log.h. None: nothing is logged. Outlives the server.
     const Log* log = nullptr;
   };
 

@@ -222,10 +222,11 @@ TEST(HttpServerTest, TheLogSaysWhoGotWhatAndWhatWentWrongButNoText) {
   std::string text;
   for (int c = std::fgetc(file); c != EOF; c = std::fgetc(file)) text += static_cast<char>(c);
   std::fclose(file);
+  EXPECT_THAT(
+      text, ContainsRegex(" info completion request_id=first trace_id=\"\" id=cmpl-[0-9a-f]+ key=\"?\"? protocol=http "
+                          "status=200 seconds=[0-9.e-]+ prompt_tokens=[0-9]+ cached_tokens=0 completion_tokens=3\n"));
   EXPECT_THAT(text,
-              ContainsRegex(" info completion request_id=first trace_id=\"\" id=cmpl-[0-9a-f]+ key=\"?\"? status=200 "
-                            "seconds=[0-9.e-]+ prompt_tokens=[0-9]+ cached_tokens=0 completion_tokens=3\n"));
-  EXPECT_THAT(text, ContainsRegex(" error request_failed request_id=second trace_id=\"\" why=.*the detail"));
+              ContainsRegex(" error request_failed request_id=second trace_id=\"\" protocol=http why=.*the detail"));
   EXPECT_THAT(text, ContainsRegex(" completion request_id=second .* status=500 "));
   EXPECT_THAT(text, ContainsRegex(" completion request_id=third .* status=499 "));
   EXPECT_THAT(text, Not(HasSubstr("secret")));

@@ -1,4 +1,4 @@
-#include "server/http/request_id.h"
+#include "server/completion/request_id.h"
 
 #include <fmt/format.h>
 #include <sys/random.h>
@@ -7,7 +7,7 @@
 #include <array>
 #include <cstdint>
 
-#include "server/http/ascii.h"
+#include "absl/strings/ascii.h"
 
 namespace optserve {
 namespace {
@@ -17,7 +17,7 @@ constexpr std::string_view kPunctuation = "-_.:/+=";
 
 bool IsSane(std::string_view id) {
   return !id.empty() && id.size() <= kMaxBytes && std::all_of(id.begin(), id.end(), [](char c) {
-    return IsAlnum(c) || kPunctuation.find(c) != kPunctuation.npos;
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || kPunctuation.find(c) != kPunctuation.npos;
   });
 }
 
