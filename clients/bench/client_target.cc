@@ -92,7 +92,8 @@ std::string ErrorClass(const absl::Status& status) {
 }
 
 absl::StatusOr<std::unique_ptr<ClientTarget>> ClientTarget::Make(Options options) {
-  client::ClientOptions client_options{.address = options.address, .api_key = options.api_key};
+  client::ClientOptions client_options{
+      .address = options.address, .api_key = options.api_key, .tls = {.ca_file = options.ca_file}};
   client_options.retry.max_attempts = 1;
   absl::StatusOr<std::unique_ptr<client::Client>> client = client::Client::Create(client_options);
   if (!client.ok()) return client.status();

@@ -17,6 +17,7 @@ class ClientTarget : public Target {
   struct Options {
     std::string address;
     std::string api_key = {};
+    std::string ca_file = {};          // PEM of the certificates to trust; empty: the system's
     std::string metrics_address = {};  // where to read /metrics; empty: `address`, if that is HTTP
     std::string model = {};            // sent as the request's model; empty: none
     double timeout_seconds = 600.0;    // of a request

@@ -20,6 +20,7 @@ struct BenchOutputs {
 struct BenchServer {
   std::string address = "http://127.0.0.1:8000";  // or grpc://
   std::string api_key;
+  std::string ca_file;          // PEM of the certificates to trust; empty: the system's
   std::string metrics_address;  // of a server that is asked by gRPC: where its /metrics are
   std::string model;            // sent with each request; ours needs none
   double timeout_seconds = 600.0;

@@ -27,6 +27,7 @@ absl::Status Run(BenchOptions& options) {
   OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<bench::ClientTarget> target,
                             bench::ClientTarget::Make({.address = server.address,
                                                        .api_key = server.api_key,
+                                                       .ca_file = server.ca_file,
                                                        .metrics_address = server.metrics_address,
                                                        .model = server.model,
                                                        .timeout_seconds = server.timeout_seconds,

@@ -79,8 +79,10 @@ void AddBenchServer(CLI::App& command, BenchServer& server) {
   const auto add = [&command](const char* flag, auto& value, const char* help) {
     return command.add_option(flag, value, help)->capture_default_str()->group("Server");
   };
-  add("--url", server.address, "http://HOST:PORT, https:// or, for our gRPC, grpc://HOST:PORT")->type_name("URL");
+  add("--url", server.address, "http://HOST:PORT, https:// or, for our gRPC, grpc://HOST:PORT, grpcs://")
+      ->type_name("URL");
   add("--api-key", server.api_key, "sent as a bearer token")->type_name("KEY")->envname("OPTSERVE_API_KEY");
+  add("--ca-file", server.ca_file, "certificates to trust, PEM; else the system's")->type_name("FILE");
   add("--metrics-url", server.metrics_address, "where /metrics are, if not at --url")->type_name("URL");
   add("--model", server.model, "that requests name; optserve needs none")->type_name("NAME");
   command

@@ -163,6 +163,18 @@ def test_grpc_speaks_it_too(running):
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
 
 
+@pytest.mark.parametrize("protocol", ["https", "grpcs"])
+def test_bench_trusts_the_file_that_it_is_given_and_no_other(running, protocol):
+    tls, files = running
+    address = tls.url if protocol == "https" else f"grpcs://{tls.grpc}"
+    load = ("bench", "serve", "--url", address, "--no-roof", "--requests", 2, "--warm-up", 0, "--vocab-size",
+            4096, "--output-tokens", 2)
+    measured = run(*load, "--ca-file", files.cert)
+    assert measured.returncode == 0, measured.stderr
+    refused = run(*load)
+    assert refused.returncode != 0 and "certificate" in refused.stderr.lower(), refused.stderr
+
+
 def test_sighup_serves_another_certificate_and_loses_no_request(tmp_path):
     files, log = Files(tmp_path), tmp_path / "log"
     with Server(*files.flags(), log=log) as server:
