@@ -31,10 +31,15 @@ class Communicator {
   // AllReduceSum adds up over a binary tree of ranks, ((0 + 1) + (2 + 3)) + ..., which deterministic_tp builds on.
   virtual bool sums_as_tree() const = 0;
 
-  // Its calls may come between the backend's BeginCapture and EndCapture: they run on the device alone.
-  virtual bool can_capture() const { return size() == 1; }
+  // Why its calls must not come between the backend's BeginCapture and EndCapture. Empty: they may, they run on the
+  // device alone.
+  virtual std::string WhyNoCapture() const { return size() == 1 ? "" : "the ranks add up in the host's memory"; }
+  // Comes before a graph is launched that has such calls in it.
+  virtual void NoteLaunch() {}
 
-  virtual absl::Status Check() = 0;  // dead peer or asynchronous error; asked once a step
+  // Dead peer or asynchronous error; asked by all ranks whenever they have queued what they will wait for. May wait for
+  // the device.
+  virtual absl::Status Check() = 0;
 
   // The group is at its end: every rank returns from its collective, and from all later ones, at once and without a
   // result, and Check says `why`, the first one. Any thread.
@@ -54,8 +59,8 @@ std::vector<std::unique_ptr<Communicator>> MakeThreadCommunicators(int size);
 absl::StatusOr<std::vector<std::unique_ptr<Communicator>>> MakePeerCommunicators(std::span<Backend* const> ranks,
                                                                                  int64_t max_width);
 
-// Ranks as threads of this process, each on a GPU; NCCL, loaded when this is called, adds up in an order of its own.
-// FailedPrecondition: there is none, in this build or on this machine.
+// Ranks as threads of this process, each on a GPU; NCCL, loaded when this is called, adds up: nccl_communicator.h.
+// FailedPrecondition: there is none on this machine, or it cannot join these GPUs.
 absl::StatusOr<std::vector<std::unique_ptr<Communicator>>> MakeNcclCommunicators(std::span<Backend* const> ranks);
 
 struct RankGroup {

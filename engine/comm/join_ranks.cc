@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "engine/comm/communicator.h"
+#include "engine/comm/nccl_communicator.h"
 #include "engine/util/status.h"
 
 namespace optserve {
@@ -19,7 +20,7 @@ absl::StatusOr<RankGroup> JoinRanks(std::span<Backend* const> ranks, int64_t max
   if (peers.ok()) return RankGroup{*std::move(peers), "the GPUs' memory"};
   const std::string why(peers.status().message());
   auto nccl = MakeNcclCommunicators(ranks);
-  if (nccl.ok()) return RankGroup{*std::move(nccl), fmt::format("NCCL, because {}", why)};
+  if (nccl.ok()) return RankGroup{*std::move(nccl), fmt::format("{}, because {}", NcclName(), why)};
   return FailedPrecondition("several GPUs cannot work together here: {}, and {}; use a tensor_parallel_size of 1", why,
                             std::string(nccl.status().message()));
 }

@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "engine/comm/patience.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "kernels/common/check.h"
@@ -23,21 +24,6 @@ constexpr int kAbortTag = 2;
 constexpr int kTensorTag = 3;
 constexpr size_t kMaxReason = 1000;  // bytes of an abort, so that it goes out without a receiver's consent
 constexpr std::chrono::milliseconds kAbortTime{500};
-
-// How long to sleep between two questions: not at all for some tens of microseconds, in which ranks that do the same
-// work come together; later longer and longer, so that an idle group takes no processor.
-class Patience {
- public:
-  void Rest() {
-    ++num_rests_;
-    if (num_rests_ < 64) return;
-    if (num_rests_ < 512) return std::this_thread::yield();
-    std::this_thread::sleep_for(std::chrono::microseconds(num_rests_ < 4096 ? 50 : 1000));
-  }
-
- private:
-  int num_rests_ = 0;
-};
 
 double SecondsSince(steady_clock::time_point begin) {
   return std::chrono::duration<double>(steady_clock::now() - begin).count();

@@ -1,11 +1,15 @@
-#include <dlfcn.h>
-#include <nccl.h>
+#include "engine/comm/nccl_communicator.h"
 
 #include <atomic>
+#include <chrono>
+#include <mutex>
+#include <thread>
 #include <utility>
+#include <vector>
 
-#include "engine/comm/communicator.h"
+#include "absl/base/thread_annotations.h"
 #include "engine/comm/group_failure.h"
+#include "engine/comm/patience.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "kernels/common/check.h"
@@ -14,132 +18,193 @@
 namespace optserve {
 namespace {
 
-// NCCL's functions. It is loaded, not linked: 200 MB that most machines do without.
-struct Nccl {
-  decltype(&ncclCommInitAll) comm_init_all = nullptr;
-  decltype(&ncclAllReduce) all_reduce = nullptr;
-  decltype(&ncclAllGather) all_gather = nullptr;
-  decltype(&ncclCommGetAsyncError) get_async_error = nullptr;
-  decltype(&ncclCommAbort) abort = nullptr;
-  decltype(&ncclGetErrorString) error_string = nullptr;
-};
-
-absl::StatusOr<const Nccl*> LoadNccl() {
-  static const auto* loaded = [] {
-    auto* result = new absl::StatusOr<const Nccl*>;
-    void* library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (library == nullptr) {
-      *result = FailedPrecondition("NCCL is not installed (libnccl.so.2, which LD_LIBRARY_PATH may name)");
-      return result;
-    }
-    auto* nccl = new Nccl;
-    const auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
-      return function != nullptr;
-    };
-    if (find(nccl->comm_init_all, "ncclCommInitAll") && find(nccl->all_reduce, "ncclAllReduce") &&
-        find(nccl->all_gather, "ncclAllGather") && find(nccl->get_async_error, "ncclCommGetAsyncError") &&
-        find(nccl->abort, "ncclCommAbort") && find(nccl->error_string, "ncclGetErrorString")) {
-      *result = nccl;
-    } else {
-      *result = FailedPrecondition("libnccl.so.2 lacks functions of NCCL 2.4");
-    }
-    return result;
-  }();
-  return *loaded;
+std::string VersionText(int version) {
+  const int major = version < 10'000 ? version / 1000 : version / 10'000;  // it counted differently until 2.8
+  const int minor = version < 10'000 ? version % 1000 / 100 : version % 10'000 / 100;
+  return fmt::format("NCCL {}.{}.{}", major, minor, version % 100);
 }
 
-// Sums by a ring or a tree of NCCL's choice: the same bits on every rank, not those of another number of ranks.
-class NcclCommunicator final : public Communicator {
+// A rank's ncclComm_t. Any thread.
+class NcclEnd {
  public:
-  NcclCommunicator(const Nccl& nccl, int rank, int size, ncclComm_t comm, CudaDevice& device,
-                   std::shared_ptr<GroupFailure> failure)
-      : nccl_(nccl), rank_(rank), size_(size), comm_(comm), device_(device), failure_(std::move(failure)) {}
-  // Without waiting for ranks that may be dead. Nothing is under way when a group ends well.
-  ~NcclCommunicator() override { EndComm(); }
-  NcclCommunicator(const NcclCommunicator&) = delete;
-  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+  NcclEnd(const nccl::Library& nccl, nccl::Comm* comm) : nccl_(nccl), comm_(comm) {}
+  // Without waiting for ranks that may be dead. Nothing is under way when a group ends well, and no graph is left.
+  ~NcclEnd() {
+    Abort();
+    aborting_.join();
+  }
+  NcclEnd(const NcclEnd&) = delete;
+  NcclEnd& operator=(const NcclEnd&) = delete;
+
+  // Success without a call, once it has been aborted.
+  template <typename F>
+  int Call(F call) {
+    const std::lock_guard lock(mu_);
+    if (is_aborted_) return nccl::kSuccess;
+    return call(comm_);
+  }
+
+  // Kernels under way leave, and the ranks that they wait for are not waited for. On a thread of its own: NCCL comes
+  // back when its kernels have left and the graphs that hold its calls are gone.
+  void Abort() {
+    if (is_aborted_.exchange(true)) return;
+    aborting_ = std::thread([this] {
+      // No call begins any more. One that has begun comes back soon, or waits for another rank until the abort.
+      if (mu_.try_lock_for(std::chrono::milliseconds(200))) mu_.unlock();
+      nccl_.abort(comm_);
+    });
+  }
+
+ private:
+  const nccl::Library& nccl_;
+  nccl::Comm* const comm_;
+  std::timed_mutex mu_;  // held during calls
+  std::atomic<bool> is_aborted_ = false;
+  std::thread aborting_;
+};
+
+}  // namespace
+
+class NcclGroup {
+ public:
+  GroupFailure failure;
+
+  NcclEnd* Add(std::unique_ptr<NcclEnd> end) {
+    const std::lock_guard lock(mu_);
+    return ends_.emplace_back(std::move(end)).get();
+  }
+  // All of this process: a kernel that waits for another GPU does not notice that its rank has ended.
+  void Abort(const absl::Status& why) {
+    failure.Set(why);
+    const std::lock_guard lock(mu_);
+    for (const auto& end : ends_) end->Abort();
+  }
+
+ private:
+  std::mutex mu_;
+  std::vector<std::unique_ptr<NcclEnd>> ends_ ABSL_GUARDED_BY(mu_);
+};
+
+namespace {
+
+class LoadedNcclCommunicator final : public NcclCommunicator {
+ public:
+  LoadedNcclCommunicator(const nccl::Library& nccl, int rank, int size, NcclEnd& end, CudaDevice& device,
+                         std::shared_ptr<NcclGroup> group)
+      : nccl_(nccl), rank_(rank), size_(size), end_(end), device_(device), group_(std::move(group)) {}
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   bool sums_as_tree() const override { return false; }
-  uint64_t num_arrivals() const override { return num_calls_.load(std::memory_order_relaxed); }
+  std::string WhyNoCapture() const override {
+    if (nccl_.version >= nccl::kFirstWithGraphs) return "";
+    return fmt::format("the ranks add up by {}, which graphs cannot hold; 2.9.6 is the first that they can",
+                       VersionText(nccl_.version));
+  }
+  void NoteLaunch() override { CountArrival(); }
+  uint64_t num_arrivals() const override { return num_arrivals_.load(std::memory_order_relaxed); }
 
   void AllReduceSum(const TensorView& inout) override {
     OPTSERVE_CHECK(inout.dtype == DType::kF32 && inout.is_contiguous());
-    Call([&](ncclComm_t comm, cudaStream_t stream) {
-      return nccl_.all_reduce(inout.data, inout.data, static_cast<size_t>(inout.num_elements()), ncclFloat, ncclSum,
-                              comm, stream);
+    Call("AllReduce", [&](nccl::Comm* comm, nccl::Stream stream) {
+      return nccl_.all_reduce(inout.data, inout.data, static_cast<size_t>(inout.num_elements()), nccl::kFloat,
+                              nccl::kSum, comm, stream);
     });
   }
   void AllGather(const TensorView& shard, const TensorView& all) override {
     OPTSERVE_CHECK(shard.dtype == all.dtype && shard.is_contiguous() && all.is_contiguous());
     OPTSERVE_CHECK(all.num_elements() == shard.num_elements() * size_);
-    Call([&](ncclComm_t comm, cudaStream_t stream) {
-      return nccl_.all_gather(shard.data, all.data, shard.num_bytes(), ncclChar, comm, stream);
+    Call("AllGather", [&](nccl::Comm* comm, nccl::Stream stream) {
+      return nccl_.all_gather(shard.data, all.data, shard.num_bytes(), nccl::kChar, comm, stream);
     });
   }
 
+  bool IsDone() override {
+    device_.Activate();
+    if (device_.IsIdle()) return true;
+    int error = nccl::kSuccess;
+    end_.Call([&](nccl::Comm* comm) { return nccl_.get_async_error(comm, &error); });
+    if (error != nccl::kInProgress) NoteUnlessSuccess(error);
+    return !group_->failure.Get().ok();
+  }
   absl::Status Check() override {
-    if (ncclComm_t comm = comm_.load(); comm != nullptr) {
-      ncclResult_t error = ncclSuccess;
-      nccl_.get_async_error(comm, &error);
-      if (error != ncclSuccess && error != ncclInProgress) Note(error);
-    }
-    return failure_->Get();
+    Patience patience;
+    while (!IsDone()) patience.Rest();
+    return group_->failure.Get();
   }
-
-  // Only this rank's end: each rank's thread ends its own when Check shows it the failure, and NCCL's kernels of the
-  // others leave when a peer has gone.
-  void Abort(const absl::Status& why) override {
-    failure_->Set(why);
-    EndComm();
-  }
+  void Abort(const absl::Status& why) override { group_->Abort(why); }
 
  private:
   template <typename F>
-  void Call(F call) {
-    num_calls_.fetch_add(1, std::memory_order_relaxed);
-    ncclComm_t comm = comm_.load();
-    if (comm == nullptr || !failure_->Get().ok()) return;
+  void Call(const char* op, F call) {
+    CountArrival();
+    if (!group_->failure.Get().ok()) return;
     device_.Activate();
-    if (const ncclResult_t result = call(comm, static_cast<cudaStream_t>(device_.stream())); result != ncclSuccess) {
-      Note(result);
-    }
+    device_.BeginOp(op);
+    NoteUnlessSuccess(end_.Call([&](nccl::Comm* comm) { return call(comm, device_.stream()); }));
   }
-  void Note(ncclResult_t result) {
-    failure_->Set(absl::InternalError(fmt::format("rank {}: NCCL: {}", rank_, nccl_.error_string(result))));
-  }
-  void EndComm() {
-    if (ncclComm_t comm = comm_.exchange(nullptr); comm != nullptr) nccl_.abort(comm);
+  void CountArrival() { num_arrivals_.fetch_add(1, std::memory_order_relaxed); }
+  void NoteUnlessSuccess(int result) {
+    if (result == nccl::kSuccess) return;
+    group_->failure.Set(Internal("rank {}: NCCL: {}", rank_, nccl_.error_string(result)));
   }
 
-  const Nccl& nccl_;
+  const nccl::Library& nccl_;
   const int rank_, size_;
-  std::atomic<ncclComm_t> comm_;
+  NcclEnd& end_;  // of group_
   CudaDevice& device_;
-  std::shared_ptr<GroupFailure> failure_;
-  std::atomic<uint64_t> num_calls_ = 0;  // queued; the GPU may be behind
+  const std::shared_ptr<NcclGroup> group_;
+  std::atomic<uint64_t> num_arrivals_ = 0;  // queued; the GPU may be behind
 };
 
 }  // namespace
 
+std::shared_ptr<NcclGroup> MakeNcclGroup() { return std::make_shared<NcclGroup>(); }
+
+absl::StatusOr<nccl::UniqueId> MakeNcclId() {
+  OPTSERVE_ASSIGN_OR_RETURN(const nccl::Library* nccl, nccl::Load());
+  nccl::UniqueId id = {};
+  if (const int result = nccl->get_unique_id(&id); result != nccl::kSuccess) {
+    return FailedPrecondition("NCCL does not start: {}", nccl->error_string(result));
+  }
+  return id;
+}
+
+absl::StatusOr<std::unique_ptr<NcclCommunicator>> JoinNccl(const nccl::UniqueId& id, int rank, int size,
+                                                           Backend& backend, std::shared_ptr<NcclGroup> group) {
+  OPTSERVE_ASSIGN_OR_RETURN(const nccl::Library* nccl, nccl::Load());
+  CudaDevice& device = *backend.cuda_device();
+  device.Activate();
+  nccl::Comm* comm = nullptr;
+  if (const int result = nccl->comm_init_rank(&comm, size, id, rank); result != nccl::kSuccess) {
+    return FailedPrecondition("NCCL cannot join {} GPUs: {}; NCCL_DEBUG=WARN in the environment makes it say more",
+                              size, nccl->error_string(result));
+  }
+  NcclEnd* const end = group->Add(std::make_unique<NcclEnd>(*nccl, comm));
+  return std::make_unique<LoadedNcclCommunicator>(*nccl, rank, size, *end, device, std::move(group));
+}
+
 absl::StatusOr<std::vector<std::unique_ptr<Communicator>>> MakeNcclCommunicators(std::span<Backend* const> ranks) {
-  OPTSERVE_ASSIGN_OR_RETURN(const Nccl* nccl, LoadNccl());
-  std::vector<int> devices;
-  for (Backend* rank : ranks) devices.push_back(rank->cuda_device()->index());
-  std::vector<ncclComm_t> comms(ranks.size());
-  const ncclResult_t result = nccl->comm_init_all(comms.data(), static_cast<int>(ranks.size()), devices.data());
-  if (result != ncclSuccess) {
-    return FailedPrecondition("NCCL cannot join {} GPUs: {}", ranks.size(), nccl->error_string(result));
+  OPTSERVE_ASSIGN_OR_RETURN(const nccl::UniqueId id, MakeNcclId());
+  const int size = static_cast<int>(ranks.size());
+  const std::shared_ptr<NcclGroup> group = MakeNcclGroup();
+  std::vector<absl::StatusOr<std::unique_ptr<NcclCommunicator>>> joined(ranks.size());
+  std::vector<std::thread> joining;  // each waits for all
+  for (int rank = 0; rank < size; ++rank) {
+    joining.emplace_back([&, rank] { joined[rank] = JoinNccl(id, rank, size, *ranks[rank], group); });
   }
-  const auto failure = std::make_shared<GroupFailure>();
-  std::vector<std::unique_ptr<Communicator>> group;
-  for (size_t rank = 0; rank < ranks.size(); ++rank) {
-    group.push_back(std::make_unique<NcclCommunicator>(*nccl, static_cast<int>(rank), static_cast<int>(ranks.size()),
-                                                       comms[rank], *ranks[rank]->cuda_device(), failure));
+  for (std::thread& thread : joining) thread.join();
+  std::vector<std::unique_ptr<Communicator>> comms;
+  for (auto& comm : joined) {
+    if (!comm.ok()) return comm.status();
+    comms.push_back(*std::move(comm));
   }
-  return group;
+  return comms;
+}
+
+std::string NcclName() {
+  const absl::StatusOr<const nccl::Library*> nccl = nccl::Load();
+  return nccl.ok() ? VersionText((*nccl)->version) : "NCCL";
 }
 
 }  // namespace optserve

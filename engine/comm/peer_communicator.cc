@@ -14,7 +14,7 @@ class PeerCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   bool sums_as_tree() const override { return true; }
-  bool can_capture() const override { return true; }
+  std::string WhyNoCapture() const override { return ""; }
   uint64_t num_arrivals() const override { return link_->num_arrivals(); }
   absl::Status Check() override { return failure_->Get(); }
 

@@ -74,8 +74,7 @@ RankWorker::RowResults RankWorker::LayOut(void* memory, int64_t num_rows) {
 
 std::string RankWorker::WhyNoGraphs() const {
   if (!backend_->can_capture()) return "the device keeps none";
-  if (!comm_->can_capture()) return "the ranks do not add up by kernels of our own";
-  return "";
+  return comm_->WhyNoCapture();
 }
 
 absl::Status RankWorker::CaptureGraphs(std::span<const int64_t> batches) {
@@ -85,8 +84,8 @@ absl::Status RankWorker::CaptureGraphs(std::span<const int64_t> batches) {
     OPTSERVE_CHECK(inputs_.is_planned()) << rows << " rows";
     // What the driver and the library load or take when a kernel first runs, they must not while a graph is captured.
     Compute();
-    OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());
     OPTSERVE_RETURN_IF_ERROR(comm_->Check());
+    OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());
     backend_->BeginCapture();
     Compute();
     OPTSERVE_ASSIGN_OR_RETURN(std::unique_ptr<OpGraph> graph, backend_->EndCapture());
@@ -105,6 +104,7 @@ absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const Drawn
   clock_->Enter(StepPhase::kGaps);
   model_->CopyBlocks(inputs_);
   if (graph != nullptr && inputs_.is_planned()) {
+    comm_->NoteLaunch();
     backend_->Launch(*graph->graph);
   } else {
     Compute();
@@ -200,6 +200,7 @@ absl::Status RankWorker::ReadSamples(StepResult& result) {
 
 absl::Status RankWorker::ScoreRows(int64_t begin, int64_t count, StepResult& result) {
   const TensorView logits = model_->Logits(inputs_, inputs_.num_samples + begin, count);
+  OPTSERVE_RETURN_IF_ERROR(comm_->Check());
   if (comm_->rank() != 0) return absl::OkStatus();
   const StepClock::Scope scope(*clock_, StepPhase::kSampling);
   int32_t num_top = 0;

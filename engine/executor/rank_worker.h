@@ -58,8 +58,11 @@ class RankWorker {
   // to the caller.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const DrawnTokens& drawn = {});
 
-  // All ranks do before any of them ends: their communicators use each other's backends.
-  void LeaveGroup() { comm_.reset(); }
+  // All ranks do before any of them ends: their communicators use each other's backends. Graphs have their calls.
+  void LeaveGroup() {
+    graphs_ = {};
+    comm_.reset();
+  }
 
   Backend& backend() { return *backend_; }
   Communicator& comm() const { return *comm_; }

@@ -84,7 +84,10 @@ class TimedBackend final : public Backend {
 class TimedCommunicator final : public Communicator {
  public:
   TimedCommunicator(std::unique_ptr<Communicator> comm, bool runs_at_once, StepClock& clock)
-      : comm_(std::move(comm)), clock_(clock), phase_(runs_at_once ? StepPhase::kAllReduce : StepPhase::kGaps) {}
+      : comm_(std::move(comm)),
+        clock_(clock),
+        runs_at_once_(runs_at_once),
+        phase_(runs_at_once ? StepPhase::kAllReduce : StepPhase::kGaps) {}
 
   int rank() const override { return comm_->rank(); }
   int size() const override { return comm_->size(); }
@@ -98,18 +101,24 @@ class TimedCommunicator final : public Communicator {
     comm_->AllReduceAddNorm(add, norm, backend);
   }
   bool sums_as_tree() const override { return comm_->sums_as_tree(); }
-  bool can_capture() const override { return comm_->can_capture(); }
+  std::string WhyNoCapture() const override { return comm_->WhyNoCapture(); }
+  void NoteLaunch() override { comm_->NoteLaunch(); }
   void AllGather(const TensorView& shard, const TensorView& all) override {
     const StepClock::Scope scope(clock_, phase_);
     comm_->AllGather(shard, all);
   }
-  absl::Status Check() override { return comm_->Check(); }
+  absl::Status Check() override {
+    if (runs_at_once_) return comm_->Check();
+    const StepClock::Scope scope(clock_, StepPhase::kDevice);
+    return comm_->Check();
+  }
   void Abort(const absl::Status& why) override { comm_->Abort(why); }
   uint64_t num_arrivals() const override { return comm_->num_arrivals(); }
 
  private:
   const std::unique_ptr<Communicator> comm_;
   StepClock& clock_;
+  const bool runs_at_once_;
   const StepPhase phase_;
 };
 

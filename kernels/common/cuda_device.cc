@@ -57,7 +57,8 @@ class RuntimeEvent final : public CudaEvent {
 
 class RuntimeDevice final : public CudaDevice {
  public:
-  RuntimeDevice(int index, DeviceInfo info) : index_(index), info_(std::move(info)) {}
+  RuntimeDevice(int index, int64_t identity, DeviceInfo info)
+      : index_(index), identity_(identity), info_(std::move(info)) {}
   ~RuntimeDevice() override {
     Activate();
     if (blas_ != nullptr) cublasDestroy(blas_);
@@ -82,6 +83,7 @@ class RuntimeDevice final : public CudaDevice {
   const DeviceInfo& info() const override { return info_; }
   int64_t library_bytes() const override { return kBlasWorkspaceBytes; }
   int index() const override { return index_; }
+  int64_t identity() const override { return identity_; }
   void Activate() override { Note("cudaSetDevice", cudaSetDevice(index_)); }
   void* stream() const override { return stream_; }
   // What the op before it launched is there, or was refused.
@@ -185,13 +187,17 @@ class RuntimeDevice final : public CudaDevice {
   }
   std::string Wait(const CudaEvent& event) override {
     NoteLaunch();
+    if (!error_.empty()) return error_;  // as in Synchronize
     const auto& own = static_cast<const RuntimeEvent&>(event);
     if (Note("waiting", cudaEventSynchronize(own.event()))) trail_.ClearTo(own.trail_mark);
     return error_;
   }
 
+  bool IsIdle() override { return cudaStreamQuery(stream_) != cudaErrorNotReady; }  // Synchronize says what failed
+
   std::string Synchronize() override {
     NoteLaunch();
+    if (!error_.empty()) return error_;  // kernels may wait for another GPU, which waits for what was refused here
     if (Note("waiting", cudaStreamSynchronize(stream_))) trail_.Clear();
     return error_;
   }
@@ -241,6 +247,7 @@ class RuntimeDevice final : public CudaDevice {
   }
 
   const int index_;
+  const int64_t identity_;
   const DeviceInfo info_;
   cudaStream_t stream_ = nullptr;
   cublasHandle_t blas_ = nullptr;
@@ -291,7 +298,9 @@ OpenedCudaDevice OpenCudaDevice(int index) {
   if (std::string why = WhyNotUsable(info.name, info.sm_version, code_version); !why.empty()) return {nullptr, why};
   // Kernels are chosen among those that the code has: PTX of sm_70 has not those of newer GPUs, where it runs too.
   info.sm_version = std::min(info.sm_version, code_version);
-  auto device = std::make_unique<RuntimeDevice>(index, info);
+  // Where it is plugged in.
+  const int64_t identity = int64_t{properties.pciDomainID} << 16 | properties.pciBusID << 8 | properties.pciDeviceID;
+  auto device = std::make_unique<RuntimeDevice>(index, identity, info);
   if (std::string error = device->Open(); !error.empty()) return {nullptr, info.name + ": " + error};
   return {std::move(device), ""};
 }

@@ -45,8 +45,9 @@ class CudaDevice {
   virtual ~CudaDevice() = default;
 
   virtual const DeviceInfo& info() const = 0;
-  virtual int index() const = 0;  // in the machine
-  virtual void Activate() = 0;    // what the calling thread does next concerns this device
+  virtual int index() const = 0;         // among those that this process sees
+  virtual int64_t identity() const = 0;  // a number that no other GPU of the machine has
+  virtual void Activate() = 0;           // what the calling thread does next concerns this device
   virtual void* stream() const = 0;
 
   // The work that follows belongs to `op`, a literal: for the words of errors.
@@ -82,8 +83,11 @@ class CudaDevice {
   virtual void Record(CudaEvent& event) = 0;
   virtual std::string Wait(const CudaEvent& event) = 0;
 
-  // Waits for all of it. Empty, or what went wrong first: the op, or those that it may have been, the call that failed,
-  // its code and the driver's words.
+  // Whether all of it is done, or has failed; does not wait.
+  virtual bool IsIdle() = 0;
+
+  // Waits for all of it, unless something has gone wrong already. Empty, or what went wrong first: the op, or those
+  // that it may have been, the call that failed, its code and the driver's words.
   virtual std::string Synchronize() = 0;
 };
 

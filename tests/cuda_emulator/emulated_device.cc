@@ -1,4 +1,6 @@
 #include <atomic>
+#include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -8,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,19 +20,22 @@
 #include "kernels/common/op_trail.h"
 #include "tests/cuda_emulator/emulator.h"
 
-// A GPU whose memory is the host's, and which runs what it is given either at once, before a call returns, or as late
-// as a GPU may: when the host waits for it. What CUDA does not allow while a graph is captured is an error here, too.
+// A GPU whose memory is the host's, and which runs what it is given at once, before a call returns, or as late as a GPU
+// may: when the host waits for it; or on a thread of its own. What CUDA does not allow while a graph is captured is an
+// error here, too.
 
 namespace optserve {
 namespace {
 
 constexpr int kRuntime = 12040;
-constexpr int64_t kLate = 2;
+constexpr int64_t kOwnThread = 1, kLate = 2;
 
 // What the machine is to be like: OPTSERVE_EMULATOR_DEVICES, _SM, _MEMORY (bytes of each device), _CODE (0: the build
 // has no kernels for it), _DRIVER (the CUDA version that it knows, 12040 for 12.4), _MIG (1: a part of a GPU), _PEERS
-// (0: no device can write into another's memory), _QUEUES (2: work runs when the host waits for it), _FAULT=n (device
-// 1's n-th synchronisation finds an error of the work before it) and _REFUSED=op (device 1 refuses to launch that op).
+// (0: no device can write into another's memory), _QUEUES (1: work runs on a thread of its own, 2: when the host waits
+// for it), _FAULT=n (device 1's n-th synchronisation finds an error of the work before it), _REFUSED=op (device 1
+// refuses to launch that op) and _FIRST=n (the process sees the machine's devices from the n-th on, as with
+// CUDA_VISIBLE_DEVICES).
 int64_t Setting(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text != nullptr ? std::strtoll(text, nullptr, 0) : otherwise;
@@ -37,14 +43,92 @@ int64_t Setting(const char* name, int64_t otherwise) {
 
 class EmulatedGraph final : public CudaGraph {
  public:
-  explicit EmulatedGraph(std::vector<emulator::Queued> work) : work_(std::move(work)) {}
-  int64_t num_nodes() const override { return static_cast<int64_t>(work_.size()); }
-  void Run() const {
-    for (const emulator::Queued& node : work_) node.run();
+  using Work = std::vector<emulator::Queued>;
+  explicit EmulatedGraph(Work work) : work_(std::make_shared<const Work>(std::move(work))) {}
+  int64_t num_nodes() const override { return static_cast<int64_t>(work_->size()); }
+  // A graph may end while it runs.
+  std::function<void()> Run() const {
+    return [work = work_] {
+      for (const emulator::Queued& node : *work) node.run();
+    };
   }
 
  private:
-  const std::vector<emulator::Queued> work_;
+  const std::shared_ptr<const Work> work_;
+};
+
+// What a device is still to do, by a thread of the queue's own or by whoever waits for it.
+class WorkQueue {
+ public:
+  explicit WorkQueue(bool has_thread) {
+    if (has_thread) thread_ = std::thread([this] { RunUntilStopped(); });
+  }
+  // Without what is still queued.
+  ~WorkQueue() {
+    {
+      const std::lock_guard lock(mu_);
+      is_stopping_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+  WorkQueue(const WorkQueue&) = delete;
+  WorkQueue& operator=(const WorkQueue&) = delete;
+
+  void Add(std::function<void()> work) {
+    {
+      const std::lock_guard lock(mu_);
+      work_.push_back(std::move(work));
+    }
+    changed_.notify_all();
+  }
+  // How much has been queued since the beginning.
+  int64_t end() {
+    const std::lock_guard lock(mu_);
+    return num_done_ + std::ssize(work_);
+  }
+  // Without a thread: after running everything.
+  bool is_idle() {
+    if (!thread_.joinable()) RunTo(end());
+    const std::lock_guard lock(mu_);
+    return work_.empty();
+  }
+  void RunTo(int64_t place) {
+    std::unique_lock lock(mu_);
+    if (thread_.joinable()) return changed_.wait(lock, [&] { return num_done_ >= place; });
+    while (num_done_ < place) RunNext(lock);
+  }
+
+ private:
+  void RunNext(std::unique_lock<std::mutex>& lock) {
+    const std::function<void()>& work = work_.front();  // stays there until it is done
+    lock.unlock();
+    work();
+    lock.lock();
+    work_.pop_front();
+    ++num_done_;
+    changed_.notify_all();
+  }
+  void RunUntilStopped() {
+    std::unique_lock lock(mu_);
+    try {
+      while (true) {
+        changed_.wait(lock, [this] { return is_stopping_ || !work_.empty(); });
+        if (is_stopping_) return;
+        RunNext(lock);
+      }
+    } catch (const emulator::Error& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+      std::abort();
+    }
+  }
+
+  std::mutex mu_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> work_;
+  int64_t num_done_ = 0;
+  bool is_stopping_ = false;
+  std::thread thread_;
 };
 
 // Memory that AllocateHost gave: copies use it when they run.
@@ -83,12 +167,15 @@ struct EmulatedEvent final : public CudaEvent {
 class EmulatedDevice final : public CudaDevice {
  public:
   EmulatedDevice(int index, DeviceInfo info) : index_(index), info_(std::move(info)), free_(info_.memory_bytes) {
-    if (Setting("OPTSERVE_EMULATOR_QUEUES", 0) != kLate) return;
-    stream_.later = [this](std::function<void()> work) { late_.push_back(std::move(work)); };
+    const int64_t queues = Setting("OPTSERVE_EMULATOR_QUEUES", 0);
+    if (queues != kOwnThread && queues != kLate) return;
+    queue_ = std::make_unique<WorkQueue>(queues == kOwnThread);
+    stream_.later = [this](std::function<void()> work) { queue_->Add(std::move(work)); };
   }
 
   const DeviceInfo& info() const override { return info_; }
   int index() const override { return index_; }
+  int64_t identity() const override { return index_ + Setting("OPTSERVE_EMULATOR_FIRST", 0); }
   void Activate() override {}
   void* stream() const override { return &stream_; }
   void BeginOp(const char* op) override {
@@ -96,6 +183,7 @@ class EmulatedDevice final : public CudaDevice {
     const char* refused = std::getenv("OPTSERVE_EMULATOR_REFUSED");
     if (index_ == 1 && refused != nullptr && std::string(op) == refused) {
       Note(trail_.Last(), "launch", 701, "cudaErrorLaunchOutOfResources, too many resources requested for launch");
+      stream_.is_next_refused = queue_ != nullptr;  // without, ranks meet in their calls, and all must come
     }
   }
 
@@ -168,25 +256,27 @@ class EmulatedDevice final : public CudaDevice {
   void Launch(const CudaGraph& graph) override {
     if (IsSpoilt("cudaGraphLaunch")) return;
     ++emulator::totals().graph_launches;
-    stream_.Take({nullptr, [&work = static_cast<const EmulatedGraph&>(graph)] { work.Run(); }});
+    stream_.Take({nullptr, static_cast<const EmulatedGraph&>(graph).Run()});
   }
 
   std::unique_ptr<CudaEvent> MakeEvent() override { return std::make_unique<EmulatedEvent>(); }
   void Record(CudaEvent& event) override {
     auto& own = static_cast<EmulatedEvent&>(event);
-    own.place = num_run_ + std::ssize(late_);
+    own.place = queue_ != nullptr ? queue_->end() : 0;
     own.trail_mark = trail_.Mark();
   }
   std::string Wait(const CudaEvent& event) override {
     const auto& own = static_cast<const EmulatedEvent&>(event);
-    NoteWait("cudaEventSynchronize");
-    while (num_run_ < own.place) RunNext();
+    if (!NoteWait("cudaEventSynchronize")) return error_;
+    if (queue_ != nullptr) queue_->RunTo(own.place);
     if (error_.empty()) trail_.ClearTo(own.trail_mark);
     return error_;
   }
 
+  bool IsIdle() override { return queue_ == nullptr || queue_->is_idle(); }
+
   std::string Synchronize() override {
-    NoteWait("cudaStreamSynchronize");
+    if (!NoteWait("cudaStreamSynchronize")) return error_;
     RunAll();
     if (error_.empty()) trail_.Clear();
     return error_;
@@ -207,23 +297,20 @@ class EmulatedDevice final : public CudaDevice {
     if (!error_.empty()) return;
     error_ = (op.empty() ? "" : op + ": ") + call + " failed: error " + std::to_string(code) + ", " + words;
   }
-  void NoteWait(const char* call) {
+  // False: there is nothing to wait for, the device has failed.
+  bool NoteWait(const char* call) {
     ++emulator::totals().synchronisations;
+    if (!error_.empty()) return false;
     IsSpoilt(call);
     const int64_t faulty = Setting("OPTSERVE_EMULATOR_FAULT", 0);
     if (index_ == 1 && faulty > 0 && ++num_synchronized_ == faulty) {
       Note(trail_.Any(), "waiting", 700, "cudaErrorIllegalAddress, an illegal memory access was encountered");
     }
+    return true;
   }
 
-  void RunNext() {
-    const std::function<void()> work = std::move(late_.front());
-    late_.pop_front();
-    ++num_run_;
-    work();
-  }
   void RunAll() {
-    while (!late_.empty()) RunNext();
+    if (queue_ != nullptr) queue_->RunTo(queue_->end());
   }
 
   void Copy(void* dst, const void* src, size_t bytes) {
@@ -263,9 +350,8 @@ class EmulatedDevice final : public CudaDevice {
   OpTrail trail_;
   std::string error_;  // the first one stays
   mutable emulator::Stream stream_;
-  std::deque<std::function<void()>> late_;
-  int64_t num_run_ = 0;  // of late_, since the beginning
   std::vector<emulator::Queued> captured_;
+  std::unique_ptr<WorkQueue> queue_;  // ends first; none: work runs at once
 };
 
 }  // namespace

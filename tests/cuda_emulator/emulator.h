@@ -9,6 +9,7 @@
 #include <source_location>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 // Runs CUDA kernels on the CPU, one fiber per CUDA thread. Tests only; kernels see it through kernels/common/gpu.h.
@@ -61,14 +62,17 @@ extern constinit thread_local Thread* current;
 // A device's queue. Work runs when it is queued, or later, as on a GPU; while the queue captures, it is kept instead,
 // with copies of a kernel's parameters.
 struct Queued {
-  const void* kernel = nullptr;  // nullptr: a matrix product
+  const void* kernel = nullptr;  // nullptr: a matrix product, or a collective of a library
   std::function<void()> run;
 };
 struct Stream {
   std::vector<Queued>* captured = nullptr;           // while it captures
   std::function<void(std::function<void()>)> later;  // hands work to who runs it later; empty: it runs at once
+  bool is_next_refused = false;                      // what comes next is lost
 
+  // All that is inline here is also called by libraries that the program loads.
   void Take(Queued work) {
+    if (std::exchange(is_next_refused, false)) return;
     if (captured != nullptr) return captured->push_back(std::move(work));
     if (later) return later(std::move(work.run));
     work.run();

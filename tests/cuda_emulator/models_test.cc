@@ -184,8 +184,8 @@ TEST(CudaRefusals, SeveralRanksOnAPartOfAGpu) {
 TEST(CudaRefusals, NoPeerAccessAndNoNccl) {
   const Setting peers("OPTSERVE_EMULATOR_PEERS", "0");
   EXPECT_THAT(RefusalOf(2),
-              testing::HasSubstr("emulated GPU 0 cannot write into the memory of emulated GPU 1, and this "
-                                 "build has no NCCL; use a tensor_parallel_size of 1"));
+              testing::MatchesRegex(".*emulated GPU 0 cannot write into the memory of emulated GPU 1, and NCCL (is not "
+                                    "installed|cannot join 2 GPUs).*; use a tensor_parallel_size of 1"));
   EXPECT_EQ(RefusalOf(1), "");
 }
 

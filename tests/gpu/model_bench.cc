@@ -56,7 +56,7 @@ class NoWire final : public Communicator {
   absl::Status Check() override { return absl::OkStatus(); }
   void Abort(const absl::Status&) override {}
   uint64_t num_arrivals() const override { return 0; }
-  bool can_capture() const override { return true; }
+  std::string WhyNoCapture() const override { return ""; }
 
  private:
   Backend& backend_;
