@@ -100,48 +100,90 @@ constexpr std::array<std::pair<std::string_view, bool>, 2> kUnknownFields = {{{"
 using Config = ServerConfig;
 constexpr bool kOfEngine = true;
 
-// A whole number that is a member of the engine's configuration. The bounds are what the flag can mean; the engine
-// checks what the model can do.
+// Where a member is: of the whole, or of one of its parts.
+template <typename C, typename T>
+auto& At(C& config, T Config::*member) {
+  return config.*member;
+}
+template <typename C, typename T>
+auto& At(C& config, T EngineConfig::*member) {
+  return config.engine.*member;
+}
+template <typename C, typename T>
+auto& At(C& config, T HttpLimits::*member) {
+  return config.http_limits.*member;
+}
+template <typename C, typename T>
+auto& At(C& config, T RequestLimits::*member) {
+  return config.request_limits.*member;
+}
+
+// A row for each kind of member. `value` is what --help shows for it.
+
+template <auto kMember>
+constexpr ServerOption Text(std::string_view name, std::string_view value, std::string_view help,
+                            bool of_engine = false) {
+  return {name,
+          value,
+          help,
+          of_engine,
+          [](std::string_view text, Config& c) { return ParseText(text, At(c, kMember)); },
+          [](const Config& c) { return At(c, kMember); }};
+}
+
+template <auto kMember>
+constexpr ServerOption Switch(std::string_view name, std::string_view help, bool of_engine = false) {
+  return {name,
+          "",
+          help,
+          of_engine,
+          [](std::string_view text, Config& c) { return ParseSwitch(text, At(c, kMember)); },
+          [](const Config& c) { return fmt::format("{}", At(c, kMember)); }};
+}
+
+template <auto kMember, const auto& kChoices>
+constexpr ServerOption Choice(std::string_view name, std::string_view value, std::string_view help,
+                              bool of_engine = false) {
+  return {name,
+          value,
+          help,
+          of_engine,
+          [](std::string_view text, Config& c) { return ParseChoice(text, kChoices, At(c, kMember)); },
+          [](const Config& c) { return PrintChoice(At(c, kMember), kChoices); }};
+}
+
+// Whole numbers. The bounds are what the flag can mean; the engine checks what the model can do.
 template <auto kMember, int64_t kMin, int64_t kMax>
-constexpr ServerOption EngineNumber(std::string_view name, std::string_view help) {
+constexpr ServerOption Number(std::string_view name, std::string_view value, std::string_view help,
+                              bool of_engine = false) {
   return {name,
-          "N",
+          value,
           help,
-          kOfEngine,
-          [](std::string_view text, Config& c) { return ParseNumber(text, kMin, kMax, c.engine.*kMember); },
-          [](const Config& c) { return fmt::format("{}", c.engine.*kMember); }};
+          of_engine,
+          [](std::string_view text, Config& c) { return ParseNumber(text, kMin, kMax, At(c, kMember)); },
+          [](const Config& c) { return fmt::format("{}", At(c, kMember)); }};
 }
 
-// Limits of what a client may take: whole numbers, sizes, and times of whole seconds.
+// Bytes, more than 0.
 template <auto kMember>
-constexpr ServerOption LimitNumber(std::string_view name, std::string_view help) {
-  return {name,
-          "N",
-          help,
-          false,
-          [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.http_limits.*kMember); },
-          [](const Config& c) { return fmt::format("{}", c.http_limits.*kMember); }};
-}
-
-absl::Status ParsePositiveSize(std::string_view text, size_t& value) {
-  OPTSERVE_ASSIGN_OR_RETURN(const int64_t bytes, ParseSize(text));
-  if (bytes == 0) return InvalidArgument("must be more than 0");
-  value = static_cast<size_t>(bytes);
-  return absl::OkStatus();
-}
-
-template <auto kMember>
-constexpr ServerOption LimitSize(std::string_view name, std::string_view help) {
+constexpr ServerOption Size(std::string_view name, std::string_view help) {
   return {name,
           "SIZE",
           help,
           false,
-          [](std::string_view text, Config& c) { return ParsePositiveSize(text, c.http_limits.*kMember); },
-          [](const Config& c) { return fmt::format("{}", c.http_limits.*kMember); }};
+          [](std::string_view text, Config& c) {
+            const absl::StatusOr<int64_t> bytes = ParseSize(text);
+            if (!bytes.ok()) return bytes.status();
+            if (*bytes == 0) return InvalidArgument("must be more than 0");
+            At(c, kMember) = static_cast<size_t>(*bytes);
+            return absl::OkStatus();
+          },
+          [](const Config& c) { return fmt::format("{}", At(c, kMember)); }};
 }
 
+// A duration of whole seconds.
 template <auto kMember>
-constexpr ServerOption LimitSeconds(std::string_view name, std::string_view help) {
+constexpr ServerOption Seconds(std::string_view name, std::string_view help) {
   return {name,
           "SECONDS",
           help,
@@ -149,100 +191,70 @@ constexpr ServerOption LimitSeconds(std::string_view name, std::string_view help
           [](std::string_view text, Config& c) {
             int64_t seconds = 0;
             OPTSERVE_RETURN_IF_ERROR(ParseNumber(text, 1, 86400, seconds));
-            c.http_limits.*kMember = std::chrono::seconds(seconds);
+            At(c, kMember) = std::chrono::seconds(seconds);
             return absl::OkStatus();
           },
           [](const Config& c) {
-            return fmt::format("{}", std::chrono::duration_cast<std::chrono::seconds>(c.http_limits.*kMember).count());
+            return fmt::format("{}", std::chrono::duration_cast<std::chrono::seconds>(At(c, kMember)).count());
           }};
 }
 
 constexpr ServerOption kOptions[] = {
-    {"model", "MODEL", "a model's directory, or its name in the Hugging Face cache", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.model); },
-     [](const Config& c) { return c.model; }},
-    {"model-config", "FILE", "a config.json to read instead of the model's, or where it has none", kOfEngine,
-     [](std::string_view text, Config& c) { return ParseText(text, c.engine.model_config_path); },
-     [](const Config& c) { return c.engine.model_config_path; }},
-    {"tokenizer", "DIR", "a directory with vocab.json and merges.txt (default: the model's)", kOfEngine,
-     [](std::string_view text, Config& c) { return ParseText(text, c.tokenizer); },
-     [](const Config& c) { return c.tokenizer; }},
-    {"verify", "", "while loading, look for damage as optserve verify does, and serve nothing that has it", kOfEngine,
-     [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.verify); },
-     [](const Config& c) { return fmt::format("{}", c.engine.verify); }},
-    {"served-model-name", "NAME", "the name that clients know the model by (default: its directory or name)", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.served_model_name); },
-     [](const Config& c) { return c.served_model_name; }},
-    {"host", "HOST", "address of the HTTP server", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.host); }, [](const Config& c) { return c.host; }},
-    {"port", "PORT", "port of the HTTP server; 0: any free one", false,
-     [](std::string_view text, Config& c) { return ParseNumber(text, 0, 65535, c.port); },
-     [](const Config& c) { return fmt::format("{}", c.port); }},
-    {"no-grpc", "", "serve HTTP only", false,
-     [](std::string_view text, Config& c) { return ParseSwitch(text, c.no_grpc); },
-     [](const Config& c) { return fmt::format("{}", c.no_grpc); }},
-    {"grpc-host", "HOST", "address of the gRPC server", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.grpc_host); },
-     [](const Config& c) { return c.grpc_host; }},
-    {"grpc-port", "PORT", "port of the gRPC server; 0: any free one", false,
-     [](std::string_view text, Config& c) { return ParseNumber(text, 0, 65535, c.grpc_port); },
-     [](const Config& c) { return fmt::format("{}", c.grpc_port); }},
-    {"api-key-file", "FILE", "serve only who has a key of this file, see optserve keys (default: everybody)", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.api_key_file); },
-     [](const Config& c) { return c.api_key_file; }},
-    {"probes-need-key", "", "answer /livez, /readyz, /health, /ping and /version only to who has a key", false,
-     [](std::string_view text, Config& c) { return ParseSwitch(text, c.probes_need_key); },
-     [](const Config& c) { return fmt::format("{}", c.probes_need_key); }},
-    {"metrics-need-key", "", "answer /metrics only to who has a key", false,
-     [](std::string_view text, Config& c) { return ParseSwitch(text, c.metrics_need_key); },
-     [](const Config& c) { return fmt::format("{}", c.metrics_need_key); }},
-    {"tls-cert", "FILE", "speak TLS, HTTP and gRPC: the certificate and its chain, in PEM (default: in clear)", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.tls_cert); },
-     [](const Config& c) { return c.tls_cert; }},
-    {"tls-key", "FILE", "the key of --tls-cert, in PEM, without a password", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.tls_key); },
-     [](const Config& c) { return c.tls_key; }},
-    {"usage-log", "FILE", "append a line of JSON for each request: who, how many tokens, how much engine time", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.usage_log); },
-     [](const Config& c) { return c.usage_log; }},
-    {"unknown-fields", "reject|ignore", "what to do with unknown fields of a request", false,
-     [](std::string_view text, Config& c) { return ParseChoice(text, kUnknownFields, c.ignore_unknown_fields); },
-     [](const Config& c) { return PrintChoice(c.ignore_unknown_fields, kUnknownFields); }},
-    {"shutdown-timeout", "SECONDS", "how long running requests may take after SIGTERM", false,
-     [](std::string_view text, Config& c) { return ParseNumber(text, 0, 86400, c.shutdown_timeout_seconds); },
-     [](const Config& c) { return fmt::format("{}", c.shutdown_timeout_seconds); }},
-    {"log-format", "text|json", "how events are written to standard error", false,
-     [](std::string_view text, Config& c) { return ParseChoice(text, kLogFormats, c.log_format); },
-     [](const Config& c) { return PrintChoice(c.log_format, kLogFormats); }},
-    {"metrics-compat", "none|vllm", "also give the numbers at /metrics the names that vLLM has for them", false,
-     [](std::string_view text, Config& c) { return ParseChoice(text, kMetricsCompat, c.vllm_metrics); },
-     [](const Config& c) { return PrintChoice(c.vllm_metrics, kMetricsCompat); }},
-    {"otlp-traces-endpoint", "URL",
-     "record completions as OpenTelemetry spans; such as http://127.0.0.1:4318/v1/traces", false,
-     [](std::string_view text, Config& c) { return ParseText(text, c.otlp_traces_endpoint); },
-     [](const Config& c) { return c.otlp_traces_endpoint; }},
+    Text<&ServerConfig::model>("model", "MODEL", "a model's directory, or its name in the Hugging Face cache"),
+    Text<&EngineConfig::model_config_path>(
+        "model-config", "FILE", "a config.json to read instead of the model's, or where it has none", kOfEngine),
+    Text<&ServerConfig::tokenizer>("tokenizer", "DIR",
+                                   "a directory with vocab.json and merges.txt (default: the model's)", kOfEngine),
+    Switch<&EngineConfig::verify>(
+        "verify", "while loading, look for damage as optserve verify does, and serve nothing that has it", kOfEngine),
+    Text<&ServerConfig::served_model_name>("served-model-name", "NAME",
+                                           "the name that clients know the model by (default: its directory or name)"),
+    Text<&ServerConfig::host>("host", "HOST", "address of the HTTP server"),
+    Number<&ServerConfig::port, 0, 65535>("port", "PORT", "port of the HTTP server; 0: any free one"),
+    Switch<&ServerConfig::no_grpc>("no-grpc", "serve HTTP only"),
+    Text<&ServerConfig::grpc_host>("grpc-host", "HOST", "address of the gRPC server"),
+    Number<&ServerConfig::grpc_port, 0, 65535>("grpc-port", "PORT", "port of the gRPC server; 0: any free one"),
+    Text<&ServerConfig::api_key_file>("api-key-file", "FILE",
+                                      "serve only who has a key of this file, see optserve keys (default: everybody)"),
+    Switch<&ServerConfig::probes_need_key>("probes-need-key",
+                                           "answer /livez, /readyz, /health, /ping and /version only to who has a key"),
+    Switch<&ServerConfig::metrics_need_key>("metrics-need-key", "answer /metrics only to who has a key"),
+    Text<&ServerConfig::tls_cert>(
+        "tls-cert", "FILE", "speak TLS, HTTP and gRPC: the certificate and its chain, in PEM (default: in clear)"),
+    Text<&ServerConfig::tls_key>("tls-key", "FILE", "the key of --tls-cert, in PEM, without a password"),
+    Text<&ServerConfig::usage_log>(
+        "usage-log", "FILE", "append a line of JSON for each request: who, how many tokens, how much engine time"),
+    Choice<&ServerConfig::ignore_unknown_fields, kUnknownFields>("unknown-fields", "reject|ignore",
+                                                                 "what to do with unknown fields of a request"),
+    Number<&ServerConfig::shutdown_timeout_seconds, 0, 86400>("shutdown-timeout", "SECONDS",
+                                                              "how long running requests may take after SIGTERM"),
+    Choice<&ServerConfig::log_format, kLogFormats>("log-format", "text|json",
+                                                   "how events are written to standard error"),
+    Choice<&ServerConfig::vllm_metrics, kMetricsCompat>(
+        "metrics-compat", "none|vllm", "also give the numbers at /metrics the names that vLLM has for them"),
+    Text<&ServerConfig::otlp_traces_endpoint>(
+        "otlp-traces-endpoint", "URL",
+        "record completions as OpenTelemetry spans; such as http://127.0.0.1:4318/v1/traces"),
     {"trace-sampling", "RATIO",
      "the part of completions that is recorded, 0 to 1; those with a traceparent say it there", false,
      [](std::string_view text, Config& c) { return ParseRatio(text, c.trace_sampling); },
      [](const Config& c) { return fmt::format("{}", c.trace_sampling); }},
-    {"log-level", "info|warning|error", "the least of the events that are written; SIGHUP reads it again", false,
-     [](std::string_view text, Config& c) { return ParseChoice(text, kLogLevels, c.log_level); },
-     [](const Config& c) { return PrintChoice(c.log_level, kLogLevels); }},
-    {"device", "auto|cpu|cuda", "where the model runs", kOfEngine,
-     [](std::string_view text, Config& c) { return ParseChoice(text, kDevices, c.engine.device); },
-     [](const Config& c) { return PrintChoice(c.engine.device, kDevices); }},
-    {"dtype", "auto|float16|float32|int8",
-     "how weights are held; auto: as the model's files have them. On the CPU float16 needs float16 files and int8 is "
-     "refused; answers of float32 and auto are the same",
-     kOfEngine, [](std::string_view text, Config& c) { return ParseChoice(text, kDTypes, c.engine.dtype); },
-     [](const Config& c) { return PrintChoice(c.engine.dtype, kDTypes); }},
-    EngineNumber<&EngineConfig::tensor_parallel_size, 1, 1024>("tensor-parallel-size",
-                                                               "ranks that share each layer; must divide its heads"),
-    EngineNumber<&EngineConfig::max_model_len, 0, 1 << 20>(
-        "max-model-len", "tokens of a prompt and its answer together; 0: as many as the model has positions"),
-    EngineNumber<&EngineConfig::max_num_seqs, 1, 1 << 16>("max-num-seqs", "answers computed at a time"),
-    EngineNumber<&EngineConfig::max_num_batched_tokens, 1, 1 << 20>("max-num-batched-tokens",
-                                                                    "tokens computed in one step"),
+    Choice<&ServerConfig::log_level, kLogLevels>("log-level", "info|warning|error",
+                                                 "the least of the events that are written; SIGHUP reads it again"),
+    Choice<&EngineConfig::device, kDevices>("device", "auto|cpu|cuda", "where the model runs", kOfEngine),
+    Choice<&EngineConfig::dtype, kDTypes>(
+        "dtype", "auto|float16|float32|int8",
+        "how weights are held; auto: as the model's files have them. On the CPU "
+        "float16 needs float16 files and int8 is refused; answers of float32 and auto are the same",
+        kOfEngine),
+    Number<&EngineConfig::tensor_parallel_size, 1, 1024>(
+        "tensor-parallel-size", "N", "ranks that share each layer; must divide its heads", kOfEngine),
+    Number<&EngineConfig::max_model_len, 0, 1 << 20>(
+        "max-model-len", "N", "tokens of a prompt and its answer together; 0: as many as the model has positions",
+        kOfEngine),
+    Number<&EngineConfig::max_num_seqs, 1, 1 << 16>("max-num-seqs", "N", "answers computed at a time", kOfEngine),
+    Number<&EngineConfig::max_num_batched_tokens, 1, 1 << 20>("max-num-batched-tokens", "N",
+                                                              "tokens computed in one step", kOfEngine),
     {"kv-cache-memory", "SIZE", "memory of the KV cache, such as 4GiB; 0: by what is free", kOfEngine,
      [](std::string_view text, Config& c) {
        const absl::StatusOr<int64_t> bytes = ParseSize(text);
@@ -250,18 +262,19 @@ constexpr ServerOption kOptions[] = {
        return bytes.status();
      },
      [](const Config& c) { return fmt::format("{}", c.engine.kv_cache_bytes); }},
-    EngineNumber<&EngineConfig::block_size, 1, 1024>("block-size", "tokens of a block of the KV cache"),
-    EngineNumber<&EngineConfig::max_queue, 0, 1 << 24>("max-queue", "requests that may wait"),
-    EngineNumber<&EngineConfig::max_queue_tokens, 1, int64_t{1} << 40>("max-queue-tokens",
-                                                                       "prompt tokens of the requests that wait"),
-    EngineNumber<&EngineConfig::steps_in_flight, 1, 2>(
-        "steps-in-flight",
-        "2: plan a step while another one runs; pays where a step takes less than some milliseconds"),
-    EngineNumber<&EngineConfig::cuda_graph_batch, 0, 1 << 16>(
-        "cuda-graph-batch",
-        "on GPUs: up to so many answers, a step of theirs is one CUDA graph, captured at start; 0: none"),
-    EngineNumber<&EngineConfig::batch_step_tokens, 0, 1 << 20>(
-        "batch-step-tokens", "up to so many tokens, requests of the batch lane join the steps of others"),
+    Number<&EngineConfig::block_size, 1, 1024>("block-size", "N", "tokens of a block of the KV cache", kOfEngine),
+    Number<&EngineConfig::max_queue, 0, 1 << 24>("max-queue", "N", "requests that may wait", kOfEngine),
+    Number<&EngineConfig::max_queue_tokens, 1, int64_t{1} << 40>("max-queue-tokens", "N",
+                                                                 "prompt tokens of the requests that wait", kOfEngine),
+    Number<&EngineConfig::steps_in_flight, 1, 2>(
+        "steps-in-flight", "N",
+        "2: plan a step while another one runs; pays where a step takes less than some milliseconds", kOfEngine),
+    Number<&EngineConfig::cuda_graph_batch, 0, 1 << 16>(
+        "cuda-graph-batch", "N",
+        "on GPUs: up to so many answers, a step of theirs is one CUDA graph, captured at start; 0: none", kOfEngine),
+    Number<&EngineConfig::batch_step_tokens, 0, 1 << 20>(
+        "batch-step-tokens", "N", "up to so many tokens, requests of the batch lane join the steps of others",
+        kOfEngine),
     {"no-prefix-cache", "", "compute prompts that begin alike each time anew", kOfEngine,
      [](std::string_view text, Config& c) {
        bool off = false;
@@ -270,50 +283,43 @@ constexpr ServerOption kOptions[] = {
        return status;
      },
      [](const Config& c) { return fmt::format("{}", !c.engine.prefix_cache); }},
-    {"deterministic-tp", "",
-     "the same bits on 1, 2, 4, ... ranks: sums over ranks go by one fixed tree; a little slower", kOfEngine,
-     [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.deterministic_tp); },
-     [](const Config& c) { return fmt::format("{}", c.engine.deterministic_tp); }},
-    {"share-prefix-cache", "",
-     "share cached prompts between API keys too, whose owners can then tell by the time what others have asked", false,
-     [](std::string_view text, Config& c) { return ParseSwitch(text, c.engine.share_prefix_cache); },
-     [](const Config& c) { return fmt::format("{}", c.engine.share_prefix_cache); }},
-    EngineNumber<&EngineConfig::num_threads, 0, 4096>("threads", "CPU threads of all ranks together; 0: all there are"),
-    EngineNumber<&EngineConfig::step_timeout_seconds, 1, 86400>(
-        "step-timeout",
-        "seconds after which a step is taken for hung, if it is also 20 times the p99: the engine is "
-        "replaced"),
-    {"replicas", "N", "engines with the whole model each, which share the requests", false,
-     [](std::string_view text, Config& c) { return ParseNumber(text, 1, 64, c.replicas); },
-     [](const Config& c) { return fmt::format("{}", c.replicas); }},
-    {"engine-launcher", "COMMAND",
-     "mpirun or srun with its options, which starts each rank as a process, here or on other machines: "
-     "\"mpirun -n 4 --hostfile HOSTS\" (default: ranks are threads)",
-     false, [](std::string_view text, Config& c) { return ParseText(text, c.engine_launcher); },
-     [](const Config& c) { return c.engine_launcher; }},
-    {"load-timeout", "SECONDS", "without progress after which an engine that loads is taken for hung and started again",
-     false, [](std::string_view text, Config& c) { return ParseNumber(text, 1, 86400, c.load_timeout_seconds); },
-     [](const Config& c) { return fmt::format("{}", c.load_timeout_seconds); }},
-    {"max-engine-deaths", "N", "deaths of an engine in ten minutes after which it is given up", false,
-     [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.max_engine_deaths); },
-     [](const Config& c) { return fmt::format("{}", c.max_engine_deaths); }},
-    {"max-choices", "N", "answers of one request: its prompts times the larger of n and best_of", false,
-     [](std::string_view text, Config& c) { return ParseNumber(text, 1, 1 << 20, c.request_limits.max_choices); },
-     [](const Config& c) { return fmt::format("{}", c.request_limits.max_choices); }},
-    {"max-text-size", "SIZE", "of a request with text prompts", false,
-     [](std::string_view text, Config& c) { return ParsePositiveSize(text, c.request_limits.text_body_bytes); },
-     [](const Config& c) { return fmt::format("{}", c.request_limits.text_body_bytes); }},
-    LimitSize<&HttpLimits::body_bytes>("max-body-size", "of any request; beyond --max-text-size only ids fill it"),
-    LimitSize<&HttpLimits::buffered_body_bytes>("max-bodies-size", "of the bodies of all HTTP connections together"),
-    LimitSize<&HttpLimits::header_bytes>("max-header-size", "of an HTTP request's line and fields"),
-    LimitNumber<&HttpLimits::header_fields>("max-header-fields", "of an HTTP request"),
-    LimitSize<&HttpLimits::target_bytes>("max-target-size", "of an HTTP request's path and query"),
-    LimitNumber<&HttpLimits::connections>("max-connections", "of HTTP at a time"),
-    LimitSize<&HttpLimits::stream_bytes>("stream-buffer", "of a stream, made and not yet taken by its reader"),
-    LimitSeconds<&HttpLimits::stall_time>("stall-timeout", "after which a reader that takes nothing is cancelled"),
-    LimitSeconds<&HttpLimits::header_time>("header-timeout", "for an HTTP request's header to arrive"),
-    LimitSeconds<&HttpLimits::body_time>("body-timeout", "for an HTTP request's body to arrive"),
-    LimitSeconds<&HttpLimits::idle_time>("idle-timeout", "between two requests of an HTTP connection"),
+    Switch<&EngineConfig::deterministic_tp>(
+        "deterministic-tp",
+        "the same bits on 1, 2, 4, ... ranks: sums over ranks go by one fixed tree; a little slower", kOfEngine),
+    Switch<&EngineConfig::share_prefix_cache>(
+        "share-prefix-cache",
+        "share cached prompts between API keys too, whose owners can then tell by the time what others have asked"),
+    Number<&EngineConfig::num_threads, 0, 4096>("threads", "N", "CPU threads of all ranks together; 0: all there are",
+                                                kOfEngine),
+    Number<&EngineConfig::step_timeout_seconds, 1, 86400>(
+        "step-timeout", "N",
+        "seconds after which a step is taken for hung, if it is also 20 times the p99: the engine is replaced",
+        kOfEngine),
+    Number<&ServerConfig::replicas, 1, 64>("replicas", "N",
+                                           "engines with the whole model each, which share the requests"),
+    Text<&ServerConfig::engine_launcher>(
+        "engine-launcher", "COMMAND",
+        "mpirun or srun with its options, which starts each rank as a process, here or on other machines: "
+        "\"mpirun -n 4 --hostfile HOSTS\" (default: ranks are threads)"),
+    Number<&ServerConfig::load_timeout_seconds, 1, 86400>(
+        "load-timeout", "SECONDS",
+        "without progress after which an engine that loads is taken for hung and started again"),
+    Number<&ServerConfig::max_engine_deaths, 1, 1 << 20>(
+        "max-engine-deaths", "N", "deaths of an engine in ten minutes after which it is given up"),
+    Number<&RequestLimits::max_choices, 1, 1 << 20>(
+        "max-choices", "N", "answers of one request: its prompts times the larger of n and best_of"),
+    Size<&RequestLimits::text_body_bytes>("max-text-size", "of a request with text prompts"),
+    Size<&HttpLimits::body_bytes>("max-body-size", "of any request; beyond --max-text-size only ids fill it"),
+    Size<&HttpLimits::buffered_body_bytes>("max-bodies-size", "of the bodies of all HTTP connections together"),
+    Size<&HttpLimits::header_bytes>("max-header-size", "of an HTTP request's line and fields"),
+    Number<&HttpLimits::header_fields, 1, 1 << 20>("max-header-fields", "N", "of an HTTP request"),
+    Size<&HttpLimits::target_bytes>("max-target-size", "of an HTTP request's path and query"),
+    Number<&HttpLimits::connections, 1, 1 << 20>("max-connections", "N", "of HTTP at a time"),
+    Size<&HttpLimits::stream_bytes>("stream-buffer", "of a stream, made and not yet taken by its reader"),
+    Seconds<&HttpLimits::stall_time>("stall-timeout", "after which a reader that takes nothing is cancelled"),
+    Seconds<&HttpLimits::header_time>("header-timeout", "for an HTTP request's header to arrive"),
+    Seconds<&HttpLimits::body_time>("body-timeout", "for an HTTP request's body to arrive"),
+    Seconds<&HttpLimits::idle_time>("idle-timeout", "between two requests of an HTTP connection"),
 };
 
 // --- what an option is called ---------------------------------------------------------------------------------------
