@@ -31,6 +31,36 @@ using boost::system::error_code;
 constexpr size_t kMaxHeadBytes = size_t{64} << 10;
 constexpr size_t kReadBytes = size_t{16} << 10;
 
+// A body as it comes. Beast's own string_body first makes room for all that Content-Length promises, and a server may
+// promise a terabyte.
+struct GrowingBody {
+  using value_type = std::string;
+
+  class reader {
+   public:
+    template <bool kIsRequest, class Fields>
+    reader(http::header<kIsRequest, Fields>& /*head*/, value_type& body) : body_(body) {}
+
+    void init(const boost::optional<uint64_t>& /*length*/, error_code& error) { error = {}; }
+
+    template <class Buffers>
+    size_t put(const Buffers& buffers, error_code& error) {
+      error = {};
+      size_t size = 0;
+      for (const auto buffer : beast::buffers_range_ref(buffers)) {
+        body_.append(static_cast<const char*>(buffer.data()), buffer.size());
+        size += buffer.size();
+      }
+      return size;
+    }
+
+    void finish(error_code& error) { error = {}; }
+
+   private:
+    value_type& body_;
+  };
+};
+
 class OpensslContext : public TlsContext {
  public:
   asio::ssl::context context{asio::ssl::context::tls_client};
@@ -118,7 +148,8 @@ class Connection : public HttpConnection {
     return true;
   }
 
-  bool IsReusable() const override { return parser_ && parser_->is_done() && parser_->get().keep_alive(); }
+  // The parser's keep_alive, not the message's: that one does not know of bodies that end with their connection.
+  bool IsReusable() const override { return parser_ && parser_->is_done() && parser_->keep_alive(); }
   bool GotNothing() const override { return !got_something_; }
 
  private:
@@ -202,7 +233,7 @@ class Connection : public HttpConnection {
     return message;
   }
 
-  static HttpHead HeadOf(const http::response<http::string_body>& answer) {
+  static HttpHead HeadOf(const http::response<GrowingBody>& answer) {
     HttpHead head = {.status = static_cast<int>(answer.result_int())};
     head.is_event_stream = answer[http::field::content_type].starts_with("text/event-stream");
     head.request_id = std::string(answer["x-request-id"]);
@@ -215,7 +246,7 @@ class Connection : public HttpConnection {
   asio::io_context io_{1};
   Stream stream_;
   beast::flat_buffer buffer_{kMaxHeadBytes + kReadBytes};
-  std::optional<http::response_parser<http::string_body>> parser_;
+  std::optional<http::response_parser<GrowingBody>> parser_;
   bool got_something_ = false;
 };
 

@@ -51,7 +51,7 @@ bool ReadLine(std::string_view line, MetricsPage& page) {
     return true;
   }
   const std::optional<double> bound = BoundIn(labels);
-  if (!bound) return false;
+  if (!bound || std::isnan(*bound)) return false;  // NaN has no place in an order
   name.remove_suffix(kBucket.size());
   page.buckets[std::string(name)].push_back({.bound = *bound, .count = *value});
   return true;
@@ -89,7 +89,7 @@ std::optional<double> QuantileBetween(const MetricsPage& before, const MetricsPa
     for (size_t i = 0; i < counted.size(); ++i) counted[i].count -= old->second[i].count;
   }
   const double total = counted.back().count;
-  if (!(total > 0)) return std::nullopt;
+  if (!(total > 0) || std::isinf(total)) return std::nullopt;
   const double rank = q * total;
   const auto at =
       std::find_if(counted.begin(), counted.end(), [&](const Bucket& bucket) { return bucket.count >= rank; });

@@ -119,8 +119,8 @@ TEST(MetricsPageTest, ReadsValuesBucketsAndLabels) {
 }
 
 TEST(MetricsPageTest, WhatIsNoMetricIsNamed) {
-  for (const char* text :
-       {"<html>\n", "a\n", "a b\n", " 5\n", "a{le=\"1\" 5\n", "a_bucket{le=\"x\"} 5\n", "a_bucket{} 5\n"}) {
+  for (const char* text : {"<html>\n", "a\n", "a b\n", " 5\n", "a{le=\"1\" 5\n", "a_bucket{le=\"x\"} 5\n",
+                           "a_bucket{} 5\n", "a_bucket{le=\"NaN\"} 5\n"}) {
     const absl::Status status = MetricsPage::Parse(std::string("good 1\n") + text).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << text;
     EXPECT_THAT(std::string(status.message()), HasSubstr("line 2"));
@@ -139,6 +139,8 @@ TEST(QuantileTest, IsInterpolatedWithinItsBucket) {
   EXPECT_EQ(QuantileBetween(none, Page(Histogram(0, 0, 10)), "h", 0.5), 2);  // beyond all bounds: the last one
   EXPECT_EQ(QuantileBetween(none, none, "h", 0.5), std::nullopt);
   EXPECT_EQ(QuantileBetween(none, none, "absent", 0.5), std::nullopt);
+  const MetricsPage endless = Page("h_bucket{le=\"1\"} NaN\nh_bucket{le=\"2\"} 1\nh_bucket{le=\"+Inf\"} +Inf\n");
+  EXPECT_EQ(QuantileBetween(none, endless, "h", 0.5), std::nullopt);
 }
 
 TEST(QuantileTest, IsOfWhatCameBetweenThePages) {

@@ -105,6 +105,19 @@ TEST(HttpClientTest, ConnectionCloseIsObeyed) {
   EXPECT_EQ(server.connections(), 2);
 }
 
+// A body without a length ends with its connection, of which the next call must not expect anything.
+TEST(HttpClientTest, AConnectionWhoseEndWasTheBodysIsNotKept) {
+  ScriptedServer server({[](ServerSide& side) {
+    side.ReadRequest();
+    side.Send("HTTP/1.1 200 OK\r\n\r\n" + std::string(kGood));
+    side.EndSending();
+    side.WaitForEnd();
+  }});
+  const auto client = ClientOf(server);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(client->Complete(Request(), {.timeout = 5s}).ok());
+  EXPECT_EQ(server.connections(), 3);
+}
+
 TEST(HttpClientTest, TakesChunkedAnswers) {
   const std::string body = kGood;
   char size[16];
@@ -254,6 +267,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadAnswer{"http_2", std::string("\0\0\x12\4\0\0\0\0\0", 9) + std::string(50, '\0'),
                   absl::StatusCode::kInternal},
         BadAnswer{"bad_length", "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", absl::StatusCode::kInternal},
+        BadAnswer{"promise_of_an_exabyte",
+                  "HTTP/1.1 200 OK\r\nContent-Length: 1152921504606846976\r\n\r\n{\"choices\":",
+                  absl::StatusCode::kUnavailable},
         BadAnswer{"bad_chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
                   absl::StatusCode::kInternal},
         BadAnswer{"no_json", Answer("200 OK", "<html>"), absl::StatusCode::kInternal},

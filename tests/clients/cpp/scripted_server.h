@@ -56,6 +56,9 @@ class ServerSide {
     }
   }
 
+  // The client sees the end of the stream; the connection stays.
+  void EndSending() const { shutdown(fd_, SHUT_WR); }
+
   // The next close is a reset.
   void BreakOff() const {
     const linger off = {.l_onoff = 1, .l_linger = 0};
