@@ -194,6 +194,96 @@ def requests():
     messages.add("detokenize", b"\3" + field(1, varint(1) + varint(2)) + field(2, b"m"))
 
 
+def client_answers():
+    """Behind a byte that says where it is cut: streams, whole answers and errors, ours and other servers'."""
+    answers = Seeds("client_answer")
+    choice = {"index": 0, "text": "a\u00e9", "logprobs": None, "finish_reason": None, "stop_reason": None}
+    scored = {**choice, "finish_reason": "length", "token_ids": [5], "prompt_token_ids": [2, 7],
+              "logprobs": {"tokens": ["a", "bytes:\\xc3"], "token_logprobs": [None, -0.5], "text_offset": [0, 1],
+                           "top_logprobs": [None, {"a": -0.5, "token_id:7": -9999.0}]},
+              "prompt_logprobs": [None, {"7": {"logprob": -1.5, "decoded_token": "b"}}]}
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}}
+    whole = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "system_fingerprint": None}
+    error = {"error": {"message": "no", "type": "server_error", "param": None, "code": "engine_dead"}}
+
+    def stream(*events, end="\n"):
+        return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}{end}{end}" for event in events).encode()
+
+    for i, (name, content) in enumerate({
+            "stream": stream({**whole, "choices": [choice]}, {**whole, "choices": [], "usage": usage}, "[DONE]"),
+            "scored": stream({**whole, "choices": [scored]}, "[DONE]", end="\r\n"),
+            "failed": stream({**whole, "choices": [choice]}, error, "[DONE]"),
+            "frames": b": comment\nevent: x\nid: 1\ndata: a\rdata:b\r\n\r\ndata\n\ndata:  \n\n\n",
+            "whole": json.dumps({**whole, "choices": [scored], "usage": usage}).encode(),
+            "models": b'{"object":"list","data":[{"id":"m","object":"model","created":1,"owned_by":"x","max_model_len":9}]}',
+            "tokens": b'{"tokens":[2,50271],"count":2,"max_model_len":2048}', "text": b'{"prompt":"Call me"}',
+            "error": json.dumps(error).encode(), "bare_error": b'{"error":"text"}', "number": b'{"error":{"code":429}}',
+            "page": b"<html>\r\n<head><title>502 Bad Gateway</title></head>"}.items()):
+        answers.add(name, bytes([i]) + content)
+
+
+def server_answers():
+    """Behind a byte that says where it is cut: the whole of HTTP, as a server's bytes."""
+    http = Seeds("client_http")
+    json_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    body = b'{"choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":"stop"}]}'
+    event = b'data: {"choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":null}]}\n\n'
+    stream_head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+
+    def chunk(content):
+        return b"%x\r\n%s\r\n" % (len(content), content)
+
+    for i, (name, content) in enumerate({
+            "whole": json_head + b"Content-Length: %d\r\n\r\n" % len(body) + body,
+            "to_the_end": json_head + b"Connection: close\r\n\r\n" + body,
+            "chunked": json_head + chunked + chunk(body[:9]) + chunk(body[9:]) + b"0\r\nA: b\r\n\r\n",
+            "stream": stream_head + chunked + chunk(event) + chunk(event + b"data: [DONE]\n\n") + b"0\r\n\r\n",
+            "stream_cut": stream_head + chunked + chunk(event) + b"ffffff\r\n" + event,
+            "stream_to_the_end": stream_head + b"\r\n" + event + b"data: [DONE]\n\n",
+            "refusal": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nx-should-retry: false\r\nx-request-id: r7\r\n"
+                       b"Content-Length: 19\r\n\r\n{\"error\":{\"code\":1}}"[:-1],
+            "date": b"HTTP/1.1 503 x\r\nRetry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\nContent-Length: 0\r\n\r\n",
+            "huge_length": json_head + b"Content-Length: 1099511627776\r\n\r\n{",
+            "long_length": json_head + b"Content-Length: 18446744073709551615\r\n\r\n{",
+            "continue": b"HTTP/1.1 100 Continue\r\n\r\n" + json_head + b"Content-Length: 2\r\n\r\n{}",
+            "no_content": b"HTTP/1.1 204 No Content\r\n\r\n", "http10": b"HTTP/1.0 200 OK\r\n\r\n{}",
+            "upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n",
+            "two_lengths": json_head + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+            "chunk_sizes": json_head + chunked + b"ffffffffffffffffff\r\n{}", "head": b"HTTP/1.1 200", "ssh": b"SSH-2.0-x\r\n",
+            "http2": b"\0\0\x12\4\0\0\0\0\0\0\3\0\0\0\x80"}.items()):
+        http.add(name, bytes([i]) + content)
+
+
+def telemetry():
+    """What a server's metrics look like, and traces' fields."""
+    pages, traces = Seeds("metrics_page"), Seeds("trace_context")
+    buckets = "".join(f'a_seconds_bucket{{le="{bound}"}} {count}\n' for bound, count in (("0.1", 1), ("5e1", 3), ("+Inf", 4)))
+    page = f"# HELP a b\n# TYPE a histogram\n{buckets}a_seconds_sum 7.5\na_seconds_count 4\nidle -1e-3\nb{{c=\"d e\"}} NaN\n"
+    phases = ("weights", "attention", "all_reduce", "kernels", "sampling", "gaps", "device", "host")
+    demands = ("weight_bytes", "kv_bytes", "weight_flops", "attention_flops")
+    account = "".join(f'optserve_{of}_phase_seconds_total{{phase="{phase}"}} 1.5\n' for of in ("step", "request") for phase in phases)
+    account += "".join(f'optserve_{of}_demand_total{{kind="{kind}"}} 7\n' for of in ("step", "request") for kind in demands)
+    sums = "".join(f"optserve_{name} 2\n" for name in ("request_queue_seconds_sum", "step_seconds_count",
+                                                      "request_engine_seconds_total", "request_serving_seconds_total"))
+    pages.add("page", page.encode())
+    pages.add("two", f"{page}\0{page}".replace("+Inf\"}} 4", "+Inf\"}} 9").encode())
+    pages.add("account", f"{account}{sums}\0{account}{sums}".encode())
+    step = {"step": 4, "replica": 1, "begin_ns": 2000000000, "tokens": 12, "sequences": 3, "phase_ns": dict.fromkeys(phases, 5),
+            **dict.fromkeys(demands, 7)}
+    pages.add("steps", b"\0" + json.dumps({"steps": [step, step]}).encode())
+    pages.add("bad", b'a_bucket{le="x"} 1\n\0a 1 2\n')
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    for name, content in {
+            "plain": f"{parent}\0shop=42\0{{}}", "states": f"{parent}\0a=1,b@c=2 , ,\nd_-*/e=3~\0",
+            "twice": f"{parent}\n{parent}\0", "zeros": "00-" + "0" * 32 + "-" + "0" * 16 + "-00\0",
+            "later": parent.replace("00-", "cc-", 1) + "-what\0a=b\0", "version": parent.replace("00-", "ff-", 1) + "\0",
+            "upper": parent.upper() + "\0", "long": f"{parent}\0" + ",".join(f"k{i}={'x' * 9}" for i in range(40)),
+            "rejected": f'{parent}\0\0{{"partialSuccess":{{"rejectedSpans":"7","errorMessage":"no"}}}}',
+            "number": f'{parent}\0\0{{"partialSuccess":{{"rejectedSpans":-3}}}}', "text": f"{parent}\0a=b\0\u00e9\"\\\x7f"}.items():
+        traces.add(name, content.encode())
+
+
 def the_rest():
     frames, channel, keys, log = Seeds("process_frames"), Seeds("frame_channel"), Seeds("api_keys"), Seeds("log")
     sampling = field(1, 0.5) + field(9, varint(5)) + field(10, struct.pack("<f", -1.0))
@@ -225,6 +315,9 @@ def main():
     configs()
     tokenizers()
     requests()
+    client_answers()
+    server_answers()
+    telemetry()
     the_rest()
     size = sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file())
     print(f"{sum(1 for path in CORPUS.rglob('*') if path.is_file())} files, {size} bytes")

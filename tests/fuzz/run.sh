@@ -13,7 +13,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 readonly targets=(pickle zip safetensors config http_request json_codec proto_codec torch index tokenizer_files text
-  process_frames frame_channel api_keys log)
+  process_frames frame_channel api_keys log client_answer client_http metrics_page trace_context)
 readonly work=$PWD/build/fuzz/runs
 seconds=60 jobs=2 keep=0 junit="" selected=()
 
