@@ -42,6 +42,16 @@ constexpr milliseconds kProgressPeriod{50};
 
 void Send(FrameChannel& channel, const internal::FromEngine& frame) { channel.Send(frame.SerializeAsString()); }
 
+// Why this process ends. What the engine says afterwards, of the requests that it drops, reaches nobody: the front end
+// gives them to another engine.
+void SendLastWords(FrameChannel& channel, const absl::Status& why) {
+  internal::FromEngine frame;
+  ToProto(why, frame.mutable_death());
+  Send(channel, frame);
+  channel.Flush();
+  channel.Shutdown();
+}
+
 // The way up. The one sink of all requests: a step is one frame. Beside it a thread that sends the counters between
 // steps and, last, why the engine died.
 class Reporter : public TokenSink {
@@ -71,14 +81,8 @@ class Reporter : public TokenSink {
       changed_.wait_for(lock, kStatsPeriod, stepped);
       if (changed_.wait_for(lock, kStatsDelay, stopping)) return;
       stepped_ = false;
+      if (const absl::Status health = engine_.Health(); !health.ok()) return SendLastWords(channel_, health);
       internal::FromEngine frame;
-      if (const absl::Status health = engine_.Health(); !health.ok()) {
-        ToProto(health, frame.mutable_death());
-        Send(channel_, frame);
-        channel_.Flush();
-        channel_.Shutdown();
-        return;
-      }
       ReadCounters(*frame.mutable_stats());
       Send(channel_, frame);
     }
@@ -216,6 +220,8 @@ int RunEngineProcess(int fd, const EngineStarter& start, int parent_death_signal
   const auto reporter = std::make_shared<Reporter>(channel, **engine);
   std::thread reporting([&] { reporter->Run(); });
   for (; frame.ok(); frame = Receive(channel)) Handle(*frame, **engine, reporter);
+  // Usually the front end has gone, and hears nothing of this.
+  SendLastWords(channel, Within("the engine process does not hear the front end", frame.status()));
   reporter->Stop();
   reporting.join();
   if (!(*engine)->Health().ok()) {

@@ -279,6 +279,7 @@ void EngineProcess::OnEvents(const internal::Events& frame) {
 }
 
 void EngineProcess::OnEnd() {
+  channel_.Shutdown();  // if it is we who cannot hear it any more, this is how it knows
   std::string how = Reap();
   State before = State::kEnded;
   bool closing = false;

@@ -70,6 +70,13 @@ FakeEngineClient::~FakeEngineClient() {
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
+  {
+    const std::lock_guard lock(mu_);
+    for (auto& [id, live] : live_) {
+      for (Answer& answer : live.answers) answer.cancelled = true;
+    }
+  }
+  Step();
 }
 
 absl::Status FakeEngineClient::Submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {

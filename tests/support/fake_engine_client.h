@@ -42,6 +42,7 @@ class FakeEngineClient : public EngineClient {
   };
 
   explicit FakeEngineClient(Options options);
+  // As LocalEngine: ends what is unfinished with kCancelled.
   ~FakeEngineClient() override;
 
   FakeEngineClient(const FakeEngineClient&) = delete;

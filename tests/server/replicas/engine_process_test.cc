@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -28,7 +29,11 @@ using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr int32_t kDyingWish = 4001;  // as a prompt's first token: the engine reports its own death
+// As a prompt's first token.
+constexpr int32_t kDyingWish = 4001;  // the engine reports its own death
+constexpr int32_t kDeaf = 4002;       // the engine process hears nothing any more, and can still speak
+
+constexpr int kChannel = 3;  // the engine process's descriptor
 
 // Runs in the engine process; the model's path says what to be.
 absl::StatusOr<std::unique_ptr<EngineClient>> StartFake(const EngineConfig& config, const LoadProgress& progress) {
@@ -41,11 +46,16 @@ absl::StatusOr<std::unique_ptr<EngineClient>> StartFake(const EngineConfig& conf
   FakeEngineClient::Options options = {
       .pace = FakeEngineClient::Pace::kOwnThread, .step_time = milliseconds(1), .max_queue = config.max_queue};
   // The engine outlives its thread, which is what calls this.
-  auto engine = std::make_shared<FakeEngineClient*>(nullptr);
+  const milliseconds time_to_end{config.model_path == "ends slowly" ? 30 : 0};
+  const std::shared_ptr<FakeEngineClient*> engine(new FakeEngineClient*(nullptr), [=](FakeEngineClient** pointer) {
+    std::this_thread::sleep_for(time_to_end);
+    delete pointer;
+  });
   options.next_token = [engine](const GenerateRequest& request, int32_t choice, int32_t index) {
     if (request.prompt.front() == kDyingWish && index == 3) {
       std::thread([engine] { (*engine)->Die(Internal("device 0: illegal access")); }).detach();
     }
+    if (request.prompt.front() == kDeaf && index == 3) shutdown(kChannel, SHUT_RD);
     return FakeEngineClient::HashedTokens()(request, choice, index);
   };
   auto client = std::make_unique<FakeEngineClient>(options);
@@ -174,6 +184,19 @@ TEST(EngineProcessTest, AnEngineThatFailsEndsItsProcessAndLeavesItsReason) {
   EXPECT_EQ(running->died.get_future().get(), Internal("device 0: illegal access"));
   EXPECT_THAT(std::string(running->engine->Health().message()), HasSubstr("ended with exit code 1"));
   EXPECT_EQ(ErrorCode(running->engine->Health()), "engine_dead");
+}
+
+// It ends, and with it its engine, which then drops its requests: that is the engine's death and not their end.
+TEST(EngineProcessTest, OneThatHearsNothingAnyMoreIsADeadOneThatSaysWhy) {
+  const auto running = StartReady({.model_path = "ends slowly"});
+  const auto sink = std::make_shared<Recorder>();
+  GenerateRequest request = HashedRequest(1, 500);
+  request.prompt.front() = kDeaf;
+  ASSERT_TRUE(running->engine->Submit(request, sink).ok());
+  ASSERT_TRUE(sink->WaitForFinished(1));
+  EXPECT_EQ(sink->finish(1), FinishReason::kError);
+  EXPECT_EQ(ErrorCode(sink->events().back().error), "engine_dead");
+  EXPECT_THAT(std::string(running->died.get_future().get().message()), HasSubstr("does not hear the front end"));
 }
 
 TEST(EngineProcessTest, CancelEndsAllAnswersAndFreesTheirBlocks) {
