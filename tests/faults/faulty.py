@@ -29,6 +29,8 @@ class FaultyServer(harness.Server):
                 os.dup2(stderr.fileno(), 2)
                 try:
                     super().__init__("--log-format", "json", *args, model=model)
+                except AssertionError as error:
+                    raise AssertionError(f"{error}; its log ends with:\n{log.read_text()[-3000:]}") from error
                 finally:
                     os.dup2(saved, 2)
                     os.close(saved)
