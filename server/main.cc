@@ -92,7 +92,8 @@ void AddServerOptions(CLI::App& command, Words& words, bool only_engine) {
           "--" + name, [keep](int64_t count) { keep(count > 0 ? "true" : "false"); }, std::string(option.help));
     } else {
       const std::string value = option.print(defaults);
-      const std::string shown = value.empty() ? "" : " (default: " + value + ")";
+      const std::string reloads = option.reloads && !only_engine ? "; SIGHUP reads it again" : "";
+      const std::string shown = value.empty() ? "" : " (default: " + value + reloads + ")";
       command.add_option_function<std::string>("--" + name, keep, std::string(option.help) + shown)
           ->type_name(std::string(option.value));
     }

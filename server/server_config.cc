@@ -199,6 +199,12 @@ constexpr ServerOption Seconds(std::string_view name, std::string_view help) {
           }};
 }
 
+// One that SIGHUP reads again.
+constexpr ServerOption Reloads(ServerOption option) {
+  option.reloads = true;
+  return option;
+}
+
 constexpr ServerOption kOptions[] = {
     Text<&ServerConfig::model>("model", "MODEL", "a model's directory, or its name in the Hugging Face cache"),
     Text<&EngineConfig::model_config_path>(
@@ -226,8 +232,8 @@ constexpr ServerOption kOptions[] = {
         "usage-log", "FILE", "append a line of JSON for each request: who, how many tokens, how much engine time"),
     Choice<&ServerConfig::ignore_unknown_fields, kUnknownFields>("unknown-fields", "reject|ignore",
                                                                  "what to do with unknown fields of a request"),
-    Number<&ServerConfig::shutdown_timeout_seconds, 0, 86400>("shutdown-timeout", "SECONDS",
-                                                              "how long running requests may take after SIGTERM"),
+    Reloads(Number<&ServerConfig::shutdown_timeout_seconds, 0, 86400>(
+        "shutdown-timeout", "SECONDS", "how long running requests may take after SIGTERM")),
     Choice<&ServerConfig::log_format, kLogFormats>("log-format", "text|json",
                                                    "how events are written to standard error"),
     Choice<&ServerConfig::vllm_metrics, kMetricsCompat>(
@@ -239,8 +245,8 @@ constexpr ServerOption kOptions[] = {
      "the part of completions that is recorded, 0 to 1; those with a traceparent say it there", false,
      [](std::string_view text, Config& c) { return ParseRatio(text, c.trace_sampling); },
      [](const Config& c) { return fmt::format("{}", c.trace_sampling); }},
-    Choice<&ServerConfig::log_level, kLogLevels>("log-level", "info|warning|error",
-                                                 "the least of the events that are written; SIGHUP reads it again"),
+    Reloads(Choice<&ServerConfig::log_level, kLogLevels>("log-level", "info|warning|error",
+                                                         "the least of the events that are written")),
     Choice<&EngineConfig::device, kDevices>("device", "auto|cpu|cuda", "where the model runs", kOfEngine),
     Choice<&EngineConfig::dtype, kDTypes>(
         "dtype", "auto|float16|float32|int8",
@@ -306,20 +312,21 @@ constexpr ServerOption kOptions[] = {
         "without progress after which an engine that loads is taken for hung and started again"),
     Number<&ServerConfig::max_engine_deaths, 1, 1 << 20>(
         "max-engine-deaths", "N", "deaths of an engine in ten minutes after which it is given up"),
-    Number<&RequestLimits::max_choices, 1, 1 << 20>(
-        "max-choices", "N", "answers of one request: its prompts times the larger of n and best_of"),
-    Size<&RequestLimits::text_body_bytes>("max-text-size", "of a request with text prompts"),
-    Size<&HttpLimits::body_bytes>("max-body-size", "of any request; beyond --max-text-size only ids fill it"),
-    Size<&HttpLimits::buffered_body_bytes>("max-bodies-size", "of the bodies of all HTTP connections together"),
-    Size<&HttpLimits::header_bytes>("max-header-size", "of an HTTP request's line and fields"),
-    Number<&HttpLimits::header_fields, 1, 1 << 20>("max-header-fields", "N", "of an HTTP request"),
-    Size<&HttpLimits::target_bytes>("max-target-size", "of an HTTP request's path and query"),
-    Number<&HttpLimits::connections, 1, 1 << 20>("max-connections", "N", "of HTTP at a time"),
-    Size<&HttpLimits::stream_bytes>("stream-buffer", "of a stream, made and not yet taken by its reader"),
-    Seconds<&HttpLimits::stall_time>("stall-timeout", "after which a reader that takes nothing is cancelled"),
-    Seconds<&HttpLimits::header_time>("header-timeout", "for an HTTP request's header to arrive"),
-    Seconds<&HttpLimits::body_time>("body-timeout", "for an HTTP request's body to arrive"),
-    Seconds<&HttpLimits::idle_time>("idle-timeout", "between two requests of an HTTP connection"),
+    Reloads(Number<&RequestLimits::max_choices, 1, 1 << 20>(
+        "max-choices", "N", "answers of one request: its prompts times the larger of n and best_of")),
+    Reloads(Size<&RequestLimits::text_body_bytes>("max-text-size", "of a request with text prompts")),
+    Reloads(Size<&HttpLimits::body_bytes>("max-body-size", "of any request; beyond --max-text-size only ids fill it")),
+    Reloads(
+        Size<&HttpLimits::buffered_body_bytes>("max-bodies-size", "of the bodies of all HTTP connections together")),
+    Reloads(Size<&HttpLimits::header_bytes>("max-header-size", "of an HTTP request's line and fields")),
+    Reloads(Number<&HttpLimits::header_fields, 1, 1 << 20>("max-header-fields", "N", "of an HTTP request")),
+    Reloads(Size<&HttpLimits::target_bytes>("max-target-size", "of an HTTP request's path and query")),
+    Reloads(Number<&HttpLimits::connections, 1, 1 << 20>("max-connections", "N", "of HTTP at a time")),
+    Reloads(Size<&HttpLimits::stream_bytes>("stream-buffer", "of a stream, made and not yet taken by its reader")),
+    Reloads(Seconds<&HttpLimits::stall_time>("stall-timeout", "after which a reader that takes nothing is cancelled")),
+    Reloads(Seconds<&HttpLimits::header_time>("header-timeout", "for an HTTP request's header to arrive")),
+    Reloads(Seconds<&HttpLimits::body_time>("body-timeout", "for an HTTP request's body to arrive")),
+    Reloads(Seconds<&HttpLimits::idle_time>("idle-timeout", "between two requests of an HTTP connection")),
 };
 
 // --- what an option is called ---------------------------------------------------------------------------------------
@@ -468,6 +475,18 @@ absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, con
   }
   OPTSERVE_RETURN_IF_ERROR(CheckTogether(loaded.config));
   return loaded;
+}
+
+ConfigChanges TakeReloadable(const ServerConfig& next, ServerConfig& config) {
+  ConfigChanges changes;
+  for (const ServerOption& option : kOptions) {
+    const std::string text = option.print(next);
+    if (text == option.print(config)) continue;
+    // What it prints it also reads.
+    const bool is_taken = option.reloads && option.parse(text, config).ok();
+    (is_taken ? changes.taken : changes.need_restart).push_back(option.name);
+  }
+  return changes;
 }
 
 std::string PrintServerConfig(const LoadedServerConfig& loaded) {

@@ -62,6 +62,7 @@ struct ServerOption {
   // An error completes the sentence "--name is 'text', but it ...".
   absl::Status (*parse)(std::string_view text, ServerConfig& config);
   std::string (*print)(const ServerConfig& config);
+  bool reloads = false;  // on SIGHUP
 };
 
 std::span<const ServerOption> ServerOptions();
@@ -83,6 +84,15 @@ struct LoadedServerConfig {
 // makes OPTSERVE_SERVICE_HOST and the like for a service of that name.
 absl::StatusOr<LoadedServerConfig> LoadServerConfig(const FlagValues& flags, const Environment& environment,
                                                     std::span<const std::string> variables = {});
+
+// Options by name, in the table's order.
+struct ConfigChanges {
+  std::vector<std::string_view> taken;
+  std::vector<std::string_view> need_restart;
+};
+
+// What `next` says otherwise than `config`; what may change while the server runs is taken into `config`.
+ConfigChanges TakeReloadable(const ServerConfig& next, ServerConfig& config);
 
 // For --print-config: a line for each option, its value and its origin.
 std::string PrintServerConfig(const LoadedServerConfig& loaded);

@@ -45,8 +45,15 @@ absl::Status RuntimeFiles::LoadKeys() {
 }
 
 absl::Status RuntimeFiles::LoadConfig() {
-  OPTSERVE_ASSIGN_OR_RETURN(const ServerConfig config, reread_());
-  log_.SetLevel(config.log_level);
+  changed_options_.clear();
+  OPTSERVE_ASSIGN_OR_RETURN(const ServerConfig next, reread_());
+  const ConfigChanges changes = TakeReloadable(next, config_);
+  log_.SetLevel(config_.log_level);
+  changed_options_ = fmt::format("{}", fmt::join(changes.taken, ","));
+  if (!changes.need_restart.empty()) {
+    log_.Warning("needs_restart", {{"options", fmt::format("{}", fmt::join(changes.need_restart, ","))},
+                                   {"note", "they were changed, and hold only after a restart"}});
+  }
   return absl::OkStatus();
 }
 
@@ -81,6 +88,7 @@ void RuntimeFiles::Reload() {
   log_.Info("reloaded", {{"all", all_well_},
                          {"api_keys", access_ ? fmt::format("{}", num_keys_) : "off"},
                          {"certificate_until", tls_ != nullptr ? tls_->not_after() : "off"},
+                         {"changed_options", changed_options_},
                          {"log_level", log_.level_name()}});
 }
 

@@ -18,7 +18,8 @@
 namespace optserve {
 
 // What `serve` keeps in files that may change while it runs: API keys with their limits, the certificate, the usage
-// log, and of the configuration the log level. One thread opens and reloads; what the accessors give is for any thread.
+// log, and of the configuration the limits and the log level. One thread opens and reloads; what the accessors give is
+// for any thread.
 class RuntimeFiles {
  public:
   // Reads the configuration again, from the same four places.
@@ -30,6 +31,9 @@ class RuntimeFiles {
 
   // Each on its own: what cannot be read stays as it was, and a line of the log says why. Then a line says what holds.
   void Reload();
+
+  // As it holds: what cannot change while the server runs is as it was at the start. Of the thread that reloads.
+  const ServerConfig& config() const { return config_; }
 
   AccessControl* access() { return access_ ? &*access_ : nullptr; }  // nullptr: everybody is served
   KeyQuotas& quotas() { return quotas_; }
@@ -45,7 +49,7 @@ class RuntimeFiles {
   void WarnOfCertificate() const;
   void Try(std::string_view what, const absl::Status& status);
 
-  const ServerConfig config_;
+  ServerConfig config_;
   const Reread reread_;
   Log& log_;
   std::optional<AccessControl> access_;
@@ -53,7 +57,9 @@ class RuntimeFiles {
   size_t num_keys_ = 0;
   std::unique_ptr<TlsCertificate> tls_;
   std::unique_ptr<UsageLedger> ledger_;
-  bool all_well_ = true;  // of the reload that runs
+  // Of the reload that runs.
+  bool all_well_ = true;
+  std::string changed_options_;
 };
 
 }  // namespace optserve

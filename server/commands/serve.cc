@@ -129,7 +129,11 @@ class Server {
       const std::optional<Happening> happening = happenings_.WaitUntil(Tend());
       if (!happening.has_value()) continue;
       if (happening->kind == Happening::kSignal) return Drain();
-      if (happening->kind == Happening::kReload) Reload();
+      if (happening->kind == Happening::kReload) {
+        notifier_.Reloading();
+        Reload();
+        notifier_.Ready(name_);
+      }
       if (happening->kind == Happening::kEngineGivenUp) return EngineGivenUp(happening->status);
     }
   }
@@ -281,7 +285,7 @@ class Server {
       const std::optional<Happening> happening = happenings_.WaitUntil(steady_clock::now() + kLoadingPeriod);
       if (!happening.has_value()) continue;
       if (happening->kind == Happening::kReload) {
-        files_->Reload();
+        Reload();
         continue;
       }
       OPTSERVE_RETURN_IF_ERROR(happening->status);
@@ -304,9 +308,10 @@ class Server {
   }
 
   void Reload() {
-    notifier_.Reloading();
     files_->Reload();
-    notifier_.Ready(name_);
+    const ServerConfig& config = files_->config();
+    http_->SetLimits(config.http_limits, config.request_limits);
+    if (grpc_ != nullptr) grpc_->SetLimits(config.request_limits, config.http_limits.stall_time);
   }
 
   absl::Status EngineHealth() const {
@@ -316,16 +321,17 @@ class Server {
 
   // New requests are refused, running ones finish.
   int Drain() {
-    log_.Info("draining", {{"timeout_seconds", config_.shutdown_timeout_seconds}});
+    const std::chrono::seconds timeout(files_->config().shutdown_timeout_seconds);
+    log_.Info("draining", {{"timeout_seconds", timeout.count()}});
     metrics_.SetDraining();
-    notifier_.Stopping(std::chrono::seconds(config_.shutdown_timeout_seconds) + kTimeToEnd);
+    notifier_.Stopping(timeout + kTimeToEnd);
     http_->Drain();
     if (grpc_ != nullptr) grpc_->Drain();
-    const auto deadline = steady_clock::now() + std::chrono::seconds(config_.shutdown_timeout_seconds);
+    const auto deadline = steady_clock::now() + timeout;
     while (!http_->WaitUntilIdle(kDrainPoll) || (grpc_ != nullptr && !grpc_->WaitUntilIdle(kDrainPoll))) {
       Tend();
       const std::optional<Happening> happening = happenings_.TryWait();
-      if (happening.has_value() && happening->kind == Happening::kReload) files_->Reload();
+      if (happening.has_value() && happening->kind == Happening::kReload) Reload();
       if (happening.has_value() && happening->kind == Happening::kSignal) {
         log_.Warning("stopped_at_once");
         return kExitRuntimeError;
@@ -333,7 +339,7 @@ class Server {
       if (happening.has_value() && happening->kind == Happening::kEngineGivenUp)
         return EngineGivenUp(happening->status);
       if (steady_clock::now() < deadline) continue;
-      log_.Warning("shutdown_timeout", {{"seconds", config_.shutdown_timeout_seconds}});
+      log_.Warning("shutdown_timeout", {{"seconds", timeout.count()}});
       break;
     }
     log_.Info("stopped");

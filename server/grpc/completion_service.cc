@@ -48,8 +48,14 @@ std::optional<double> SecondsLeft(const grpc::CallbackServerContext& context) {
 
 GrpcCompletionService::GrpcCompletionService(const GrpcServer::Options& options, std::shared_ptr<CallPump> pump)
     : options_(options),
-      decode_options_{.limits = options.limits, .ignore_unknown_fields = options.ignore_unknown_fields},
+      limits_({.decode = {.limits = options.limits, .ignore_unknown_fields = options.ignore_unknown_fields},
+               .stall_time = options.stall_time}),
       pump_(std::move(pump)) {}
+
+void GrpcCompletionService::SetLimits(const RequestLimits& limits, std::chrono::milliseconds stall_time) {
+  limits_.Replace({.decode = {.limits = limits, .ignore_unknown_fields = options_.ignore_unknown_fields},
+                   .stall_time = stall_time});
+}
 
 absl::StatusOr<std::string> GrpcCompletionService::Authorize(const grpc::CallbackServerContext& context) const {
   if (!options_.authorize) return std::string();
@@ -83,7 +89,7 @@ absl::StatusOr<GrpcCompletionService::Admitted> GrpcCompletionService::Admit(con
                                                                              bool stream) const {
   Admitted admitted;
   OPTSERVE_ASSIGN_OR_RETURN(admitted.service, Service());
-  OPTSERVE_ASSIGN_OR_RETURN(admitted.request, DecodeCompletionRequest(request, stream, decode_options_));
+  OPTSERVE_ASSIGN_OR_RETURN(admitted.request, DecodeCompletionRequest(request, stream, limits_.Get()->decode));
   admitted.request.api_key_id = std::move(api_key_id);
   if (const std::optional<double> left = SecondsLeft(context)) {
     if (*left <= 0) return absl::DeadlineExceededError("the call's deadline had passed before it began");
@@ -115,8 +121,8 @@ grpc::ServerWriteReactor<v1::CompletionEvent>* GrpcCompletionService::Stream(grp
   origin.trace = CallTrace(options_.tracer, *context, "Stream");
   absl::StatusOr<Admitted> admitted = Admit(*context, *std::move(key), *request, /*stream=*/true);
   if (admitted.ok()) {
-    return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context, options_.stall_time,
-                             std::move(origin));
+    return StreamCall::Start(pump_, *admitted->service, std::move(admitted->request), context,
+                             limits_.Get()->stall_time, std::move(origin));
   }
   const grpc::Status status = ToGrpcStatus(admitted.status());
   origin.trace.Finish(status.error_code());
@@ -149,7 +155,7 @@ grpc::ServerUnaryReactor* GrpcCompletionService::Tokenize(grpc::CallbackServerCo
   const absl::StatusOr<Caller> caller = FindCaller(*context);
   if (!caller.ok()) return Answer(*context, caller.status());
   return AnswerLater(*context, message->prompt().size(), [this, message, response, caller = *caller]() -> absl::Status {
-    OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, decode_options_));
+    OPTSERVE_ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(*message, limits_.Get()->decode));
     OPTSERVE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
                               caller.service->Tokenize(caller.api_key_id, request.model, request.prompt,
                                                        {.add_special_tokens = request.add_special_tokens,
@@ -167,7 +173,8 @@ grpc::ServerUnaryReactor* GrpcCompletionService::Detokenize(grpc::CallbackServer
   const absl::StatusOr<Caller> caller = FindCaller(*context);
   if (!caller.ok()) return Answer(*context, caller.status());
   return AnswerLater(*context, message->tokens_size(), [this, message, response, caller = *caller]() -> absl::Status {
-    OPTSERVE_ASSIGN_OR_RETURN(const DetokenizeRequest request, DecodeDetokenizeRequest(*message, decode_options_));
+    OPTSERVE_ASSIGN_OR_RETURN(const DetokenizeRequest request,
+                              DecodeDetokenizeRequest(*message, limits_.Get()->decode));
     OPTSERVE_ASSIGN_OR_RETURN(std::string prompt,
                               caller.service->Detokenize(caller.api_key_id, request.model, request.tokens));
     response->set_prompt(std::move(prompt));

@@ -3,9 +3,11 @@
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 
+#include "engine/util/replaceable.h"
 #include "optserve/v1/completion.grpc.pb.h"
 #include "server/api/proto_codec.h"
 #include "server/completion/completion_service.h"
@@ -24,6 +26,7 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   GrpcCompletionService(const GrpcServer::Options& options, std::shared_ptr<CallPump> pump);
 
   void Serve(CompletionService& service) { service_ = &service; }
+  void SetLimits(const RequestLimits& limits, std::chrono::milliseconds stall_time);
   void Drain() { draining_ = true; }
 
   // Whether a call made now would find somebody to answer it.
@@ -69,8 +72,14 @@ class GrpcCompletionService final : public v1::Completion::CallbackService {
   absl::StatusOr<Admitted> Admit(const grpc::CallbackServerContext& context, std::string api_key_id,
                                  const v1::CompletionRequest& request, bool stream) const;
 
-  const GrpcServer::Options& options_;
-  const ProtoDecodeOptions decode_options_;
+  // The limits of a call: those that held when it began.
+  struct CallLimits {
+    ProtoDecodeOptions decode;
+    std::chrono::milliseconds stall_time{0};
+  };
+
+  const GrpcServer::Options& options_;  // whose limits are those at the start
+  Replaceable<CallLimits> limits_;
   const std::shared_ptr<CallPump> pump_;
   std::atomic<CompletionService*> service_ = nullptr;
   std::atomic<bool> draining_ = false;

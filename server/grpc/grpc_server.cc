@@ -166,6 +166,10 @@ class GrpcServer::Impl {
     UpdateHealth();
   }
 
+  void SetLimits(const RequestLimits& limits, std::chrono::milliseconds stall_time) {
+    service_.SetLimits(limits, stall_time);
+  }
+
   void Drain() {
     service_.Drain();
     UpdateHealth();
@@ -225,6 +229,9 @@ GrpcServer::~GrpcServer() = default;
 uint16_t GrpcServer::port() const { return impl_->port(); }
 std::string GrpcServer::address() const { return impl_->address(); }
 void GrpcServer::Serve(CompletionService& service) { impl_->Serve(service); }
+void GrpcServer::SetLimits(const RequestLimits& limits, std::chrono::milliseconds stall_time) {
+  impl_->SetLimits(limits, stall_time);
+}
 void GrpcServer::Drain() { impl_->Drain(); }
 bool GrpcServer::WaitUntilIdle(std::chrono::milliseconds timeout) { return impl_->WaitUntilIdle(timeout); }
 void GrpcServer::Stop() { impl_->Stop(); }

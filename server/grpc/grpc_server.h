@@ -84,6 +84,9 @@ class GrpcServer {
   // The model is there: completions are made by `service`, which outlives Stop(). Once.
   void Serve(CompletionService& service);
 
+  // For calls that begin from now on. Not max_request_bytes, which gRPC takes once.
+  void SetLimits(const RequestLimits& limits, std::chrono::milliseconds stall_time);
+
   // From now on calls are refused with UNAVAILABLE shutting_down. What runs goes on; health is answered.
   void Drain();
 

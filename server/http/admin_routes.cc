@@ -67,7 +67,8 @@ HttpResponse Models(const RouteCall& call) {
 HttpResponse Capabilities(const RouteCall& call) {
   const CompletionService* service = call.server.service;
   if (service == nullptr) return ErrorResponse(ModelLoading());
-  const HttpServer::Options& options = call.server.options;
+  const std::shared_ptr<const LimitsInForce> in_force = call.server.limits.Get();
+  const HttpLimits& http = in_force->http;
   const ModelInfo& model = service->engine().model();
   const auto seconds = [](std::chrono::milliseconds time) { return time.count() / 1000; };
   std::vector<NamedLimit> limits = {
@@ -75,21 +76,21 @@ HttpResponse Capabilities(const RouteCall& call) {
       {"vocab_size", model.vocab_size},
       {"max_num_seqs", model.max_num_seqs},
       {"kv_tokens", model.kv_tokens},
-      {"max_choices", options.decode.limits.max_choices},
-      {"text_body_bytes", static_cast<int64_t>(options.decode.limits.text_body_bytes)},
-      {"body_bytes", static_cast<int64_t>(options.limits.body_bytes)},
+      {"max_choices", in_force->decode.limits.max_choices},
+      {"text_body_bytes", static_cast<int64_t>(in_force->decode.limits.text_body_bytes)},
+      {"body_bytes", static_cast<int64_t>(http.body_bytes)},
       {"json_depth", JsonReader::kMaxDepth},
-      {"header_bytes", static_cast<int64_t>(options.limits.header_bytes)},
-      {"header_fields", static_cast<int64_t>(options.limits.header_fields)},
-      {"target_bytes", static_cast<int64_t>(options.limits.target_bytes)},
-      {"connections", options.limits.connections},
-      {"stream_bytes", static_cast<int64_t>(options.limits.stream_bytes)},
-      {"stall_seconds", seconds(options.limits.stall_time)},
-      {"header_seconds", seconds(options.limits.header_time)},
-      {"body_seconds", seconds(options.limits.body_time)},
-      {"idle_seconds", seconds(options.limits.idle_time)},
+      {"header_bytes", static_cast<int64_t>(http.header_bytes)},
+      {"header_fields", static_cast<int64_t>(http.header_fields)},
+      {"target_bytes", static_cast<int64_t>(http.target_bytes)},
+      {"connections", http.connections},
+      {"stream_bytes", static_cast<int64_t>(http.stream_bytes)},
+      {"stall_seconds", seconds(http.stall_time)},
+      {"header_seconds", seconds(http.header_time)},
+      {"body_seconds", seconds(http.body_time)},
+      {"idle_seconds", seconds(http.idle_time)},
   };
-  std::ranges::copy(options.engine_limits, std::back_inserter(limits));
+  std::ranges::copy(call.server.options.engine_limits, std::back_inserter(limits));
   return {.body = EncodeCapabilities(OPTSERVE_VERSION, service->options().served_model_name, limits)};
 }
 
@@ -102,7 +103,8 @@ HttpResponse DebugSteps(const RouteCall& call) {
 HttpResponse Tokenize(const RouteCall& call) {
   const CompletionService* service = call.server.service;
   if (service == nullptr) return ErrorResponse(ModelLoading());
-  const absl::StatusOr<TokenizeRequest> request = DecodeTokenizeRequest(call.request.body, call.server.options.decode);
+  const absl::StatusOr<TokenizeRequest> request =
+      DecodeTokenizeRequest(call.request.body, call.server.limits.Get()->decode);
   if (!request.ok()) return ErrorResponse(request.status());
   const absl::StatusOr<std::vector<int32_t>> ids = service->Tokenize(
       call.api_key_id, request->model, request->prompt,
@@ -115,7 +117,7 @@ HttpResponse Detokenize(const RouteCall& call) {
   const CompletionService* service = call.server.service;
   if (service == nullptr) return ErrorResponse(ModelLoading());
   const absl::StatusOr<DetokenizeRequest> request =
-      DecodeDetokenizeRequest(call.request.body, call.server.options.decode);
+      DecodeDetokenizeRequest(call.request.body, call.server.limits.Get()->decode);
   if (!request.ok()) return ErrorResponse(request.status());
   const absl::StatusOr<std::string> text = service->Detokenize(call.api_key_id, request->model, request->tokens);
   if (!text.ok()) return ErrorResponse(text.status());

@@ -73,7 +73,8 @@ Connection::Connection(std::shared_ptr<IoLoop> loop, TcpSocket socket, const std
       socket_(std::move(socket), tls),
       server_(server),
       workers_(workers),
-      parser_(server.options.limits) {}
+      parser_(server.options.limits),
+      limits_(server.limits.Get()) {}
 
 Connection::~Connection() {
   ChargeBody(0);
@@ -93,9 +94,14 @@ Task<void> Connection::Run() {
   co_await Close();
 }
 
+void Connection::UseLimitsInForce() {
+  limits_ = server_.limits.Get();
+  parser_.SetLimits(limits_->http);
+}
+
 Task<bool> Connection::ReadRequest(bool is_first) {
-  const HttpLimits& limits = server_.options.limits;
-  SetDeadline(is_first ? limits.header_time : limits.idle_time);
+  UseLimitsInForce();
+  SetDeadline(is_first ? limits_->http.header_time : limits_->http.idle_time);
   refusal_.reset();
   request_id_.clear();
   tracing_ = {};
@@ -107,15 +113,16 @@ Task<bool> Connection::ReadRequest(bool is_first) {
   bool started = false;
   bool decided = false;
   for (;;) {
+    if (!started && HasUnreadInput()) UseLimitsInForce();  // it may have waited long for this request
     while (HasUnreadInput() && !parser_.done() && !parser_.failed()) {
       in_begin_ += parser_.Feed(std::string_view(in_).substr(in_begin_));
       if (parser_.started() && !started) {
         started = true;
-        SetDeadline(limits.header_time);
+        SetDeadline(limits_->http.header_time);
       }
       if (parser_.header_done() && !decided && !parser_.failed()) {
         decided = true;
-        SetDeadline(limits.body_time);
+        SetDeadline(limits_->http.body_time);
         DecideByHeader();
         const bool is_long = parser_.content_length() > kUncheckedBodyBytes;
         if (refusal_ && !parser_.done() && (parser_.request().expects_continue || is_long)) {
@@ -125,7 +132,7 @@ Task<bool> Connection::ReadRequest(bool is_first) {
           out_ += "HTTP/1.1 100 Continue\r\n\r\n";
           co_await Flush();
           if (broken_) co_return false;
-          SetDeadline(limits.body_time);
+          SetDeadline(limits_->http.body_time);
         }
       }
     }
@@ -141,7 +148,7 @@ Task<bool> Connection::ReadRequest(bool is_first) {
     if (parser_.body_size() > kUncheckedBodyBytes) {
       if (refusal_) co_return co_await Refuse(*refusal_);
       ChargeBody(parser_.body_size());
-      if (server_.buffered_body_bytes > static_cast<int64_t>(limits.buffered_body_bytes)) {
+      if (server_.buffered_body_bytes > static_cast<int64_t>(limits_->http.buffered_body_bytes)) {
         co_return co_await Refuse(ErrorResponse(
             WithRetryAfter(ResourceExhausted("too many long requests are being received at the moment"), 2)));
       }
@@ -152,9 +159,9 @@ Task<bool> Connection::ReadRequest(bool is_first) {
     if (stopped_) co_return false;
     if (reason & kDeadline) {
       if (!started) co_return false;
-      co_return co_await Refuse(
-          ErrorResponse(408, fmt::format("the {} did not come within {} s", decided ? "body" : "header",
-                                         (decided ? limits.body_time : limits.header_time) / std::chrono::seconds(1))));
+      co_return co_await Refuse(ErrorResponse(
+          408, fmt::format("the {} did not come within {} s", decided ? "body" : "header",
+                           (decided ? limits_->http.body_time : limits_->http.header_time) / std::chrono::seconds(1))));
     }
   }
   ClearDeadline();
@@ -235,7 +242,7 @@ Task<bool> Connection::Complete(const HttpRequest& request) {
   CompletionService* const service = server_.service;
   if (service == nullptr) co_return co_await Send(ErrorResponse(ModelLoading()));
 
-  const auto decode = [&] { return DecodeCompletionRequest(request.body, server_.options.decode); };
+  const auto decode = [&] { return DecodeCompletionRequest(request.body, limits_->decode); };
   const Clock::time_point begin = Clock::now();
   absl::StatusOr<CompletionRequest> decoded = absl::UnknownError("");
   if (request.body.size() <= kInlineBodyBytes) {
@@ -303,7 +310,6 @@ Task<bool> Connection::AnswerWhole(CompletionCall& call, CompletionAnswer& answe
 
 // The first batch decides the status. From then on: take what is new as long as the client takes what is there.
 Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& answer) {
-  const HttpLimits& limits = server_.options.limits;
   bool has_begun = false;
   bool has_events = false;
   bool done = false;
@@ -327,7 +333,7 @@ Task<bool> Connection::AnswerStreamed(CompletionCall& call, CompletionAnswer& an
       co_return false;
     }
     has_events = has_events || (reason & kEvents) != 0;
-    if (has_events && !done && output_size() <= limits.stream_bytes) {
+    if (has_events && !done && output_size() <= limits_->http.stream_bytes) {
       has_events = false;
       const CompletionBatch batch = call.Take();
       if (!has_begun) {

@@ -58,6 +58,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Reads to the end of the next request, and decides by its header. False: there will be none; it has answered if
   // there was something to say.
   Task<bool> ReadRequest(bool is_first);
+  void UseLimitsInForce();
   void DecideByHeader();
   void JoinTrace();
   void LeaveTrace();
@@ -121,6 +122,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   size_t taken_ = 0;  // sent since the stall deadline was set
 
   // Of the current request.
+  std::shared_ptr<const LimitsInForce> limits_;  // of the connection until the first one begins
   RouteMatch match_;
   std::optional<HttpResponse> refusal_;  // known since its header
   std::string api_key_id_;               // empty: anonymous

@@ -60,7 +60,7 @@ Task<bool> Connection::Handshake() {
     is_open_ = true;
     co_return true;
   }
-  SetDeadline(server_.options.limits.handshake_time);
+  SetDeadline(limits_->http.handshake_time);
   for (;;) {
     const ClientSocket::Progress progress = socket_.Handshake();
     if (progress == ClientSocket::Progress::kDone) break;
@@ -152,8 +152,8 @@ void Connection::WriteOutput() {
     out_.erase(0, out_begin_);
     out_begin_ = 0;
   }
-  if (deadline_ == Clock::time_point::max() || taken_ >= server_.options.limits.stream_bytes) {
-    SetDeadline(server_.options.limits.stall_time);
+  if (deadline_ == Clock::time_point::max() || taken_ >= limits_->http.stream_bytes) {
+    SetDeadline(limits_->http.stall_time);
     taken_ = 0;
   }
 }

@@ -172,11 +172,12 @@ class HttpServer::Impl {
   }
 
   void Adopt(const std::shared_ptr<IoLoop>& loop, TcpSocket socket) {
+    const std::shared_ptr<const LimitsInForce> limits = state_.limits.Get();
     error_code ignored;
     socket.non_blocking(true, ignored);
     socket.set_option(asio::ip::tcp::no_delay(true), ignored);
-    socket.set_option(TcpSocket::send_buffer_size(static_cast<int>(state_.options.limits.send_buffer_bytes)), ignored);
-    if (++state_.num_connections > state_.options.limits.connections) {
+    socket.set_option(TcpSocket::send_buffer_size(static_cast<int>(limits->http.send_buffer_bytes)), ignored);
+    if (++state_.num_connections > limits->http.connections) {
       --state_.num_connections;
       if (state_.options.tls) return;  // there is no saying why without a handshake
       HttpResponse response =
@@ -218,6 +219,12 @@ uint16_t HttpServer::port() const { return impl_->port(); }
 std::string HttpServer::url() const { return impl_->url(); }
 std::chrono::milliseconds HttpServer::Silence() const { return impl_->Silence(); }
 void HttpServer::Serve(CompletionService& service) { impl_->state().service = &service; }
+void HttpServer::SetLimits(const HttpLimits& limits, const RequestLimits& request_limits) {
+  LimitsInForce next = *impl_->state().limits.Get();
+  next.http = limits;
+  next.decode.limits = request_limits;
+  impl_->state().limits.Replace(std::move(next));
+}
 void HttpServer::Drain() { impl_->state().draining = true; }
 bool HttpServer::WaitUntilIdle(std::chrono::milliseconds timeout) {
   return impl_->state().running.WaitForNone(timeout);

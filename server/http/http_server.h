@@ -78,6 +78,9 @@ class HttpServer {
   // The model is there: completions are made by `service`, which outlives Stop(). Once.
   void Serve(CompletionService& service);
 
+  // For requests that begin from now on; those under way go by the limits that they began with.
+  void SetLimits(const HttpLimits& limits, const RequestLimits& request_limits);
+
   // From now on completions are refused with 503 shutting_down, and connections close with the answer they are at.
   // What runs goes on; probes are answered.
   void Drain();

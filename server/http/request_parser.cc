@@ -67,6 +67,11 @@ bool IsHost(std::string_view text) {
 
 RequestParser::RequestParser(const HttpLimits& limits) : limits_(limits), header_left_(limits.header_bytes) {}
 
+void RequestParser::SetLimits(const HttpLimits& limits) {
+  limits_ = limits;
+  header_left_ = limits.header_bytes;
+}
+
 HttpRequest RequestParser::Take() {
   HttpRequest request = std::move(request_);
   stage_ = Stage::kRequestLine;

@@ -21,8 +21,10 @@ namespace optserve {
 // Memory is bounded by HttpLimits; nothing is reserved on the word of a Content-Length.
 class RequestParser {
  public:
-  // `limits` outlives the parser.
   explicit RequestParser(const HttpLimits& limits);
+
+  // For the request to come. Not to be called when started().
+  void SetLimits(const HttpLimits& limits);
 
   // Takes bytes of the current request from the front of `bytes` and returns how many; it stops at the end of the
   // header, at the end of the request and at a failure. Not to be called when done() or failed().
@@ -59,7 +61,7 @@ class RequestParser {
   void EndHeader();
   size_t LineLimit() const;
 
-  const HttpLimits& limits_;
+  HttpLimits limits_;
   Stage stage_ = Stage::kRequestLine;
   bool started_ = false;
   int status_ = 0;

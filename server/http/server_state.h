@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "engine/util/replaceable.h"
 #include "server/completion/completion_service.h"
 #include "server/http/http_server.h"
 
@@ -35,11 +36,19 @@ class RunningCount {
   int count_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
+// The limits of a request: those that held when it began.
+struct LimitsInForce {
+  HttpLimits http;
+  JsonDecodeOptions decode;
+};
+
 // What the connections of one server share. Any thread.
 struct ServerState {
-  explicit ServerState(HttpServer::Options options_in) : options(std::move(options_in)) {}
+  explicit ServerState(HttpServer::Options options_in)
+      : options(std::move(options_in)), limits({.http = options.limits, .decode = options.decode}) {}
 
-  const HttpServer::Options options;
+  const HttpServer::Options options;  // whose limits are those at the start
+  Replaceable<LimitsInForce> limits;
   std::atomic<CompletionService*> service = nullptr;  // none: the model is loading
   std::atomic<bool> draining = false;
   std::atomic<int> num_connections = 0;

@@ -326,6 +326,51 @@ def test_sighup_reloads_the_log_level(tmp_path, log):
         wait_until(lambda: "reload_failed what=configuration" in log.read_text(), "the refusal")
 
 
+def test_sighup_reloads_limits_of_both_protocols_and_keeps_them_when_the_file_is_broken(tmp_path, log, pb):
+    messages, stubs = pb
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    with Server("--config", config, log=log) as server, grpc.insecure_channel(server.grpc) as channel:
+        call = stubs.CompletionStub(channel).Complete
+        client = requests.Session()  # one connection, older than the new limits
+
+        def status(**fields):
+            return client.post(server.url + "/v1/completions", timeout=60,
+                               json={"prompt": PROMPT, "max_tokens": 1, **fields}).status_code
+
+        def limits():
+            return client.get(server.url + "/v1/capabilities", timeout=10).json()["limits"]
+
+        four = messages.CompletionRequest(prompt=[{"text": PROMPT}], max_tokens=1, n=4)
+        assert status(n=4) == 200 and len(call(four).choices) == 4
+        before = limits()
+
+        config.write_text('{"max_choices": 3, "max_body_size": "2KiB", "max_connections": 900, "idle_timeout": 600, "max_queue": 5}')
+        reload(server, log)
+        assert status(n=3) == 200 and status(n=4) == 400 and status(prompt="x" * 3000) == 413
+        with pytest.raises(grpc.RpcError) as refused:
+            call(four)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        after = limits()
+        changed = {"max_choices": 3, "body_bytes": 2048, "connections": 900, "idle_seconds": 600}
+        assert after == before | changed  # max_queue is not among them
+        text = log.read_text()
+        assert "changed_options=max-choices,max-body-size,max-connections,idle-timeout " in text
+        assert "needs_restart options=max-queue " in text
+
+        # A wrong value among right ones: none of them holds.
+        for broken in ('{"max_choices": 9, "max_body_size": "much"}', '{"max_choices": 9, "max_boddy_size": 1}', '{"max_choices": 9'):
+            config.write_text(broken)
+            failures = log.read_text().count("reload_failed what=configuration")
+            reload(server, log)
+            assert log.read_text().count("reload_failed what=configuration") == failures + 1
+            assert limits() == after and status(n=4) == 400
+
+        config.write_text("{}")
+        reload(server, log)
+        assert limits() == before and status(n=4) == 200 and len(call(four).choices) == 4
+
+
 def test_no_key_and_no_prompt_is_written_anywhere(key_file, tmp_path, log):
     marker = "xyzzyPlughSecret"
     key, usage = new_key(key_file), tmp_path / "usage.jsonl"

@@ -19,6 +19,8 @@ namespace optserve {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
 
 Environment FakeEnvironment(std::map<std::string, std::string, std::less<>> values) {
   return [values = std::move(values)](std::string_view name) -> std::optional<std::string> {
@@ -267,6 +269,52 @@ TEST(ServerConfigTest, OtherSpellingsAreAnsweredWithOurs) {
   for (const auto& [unknown, hint] : cases) EXPECT_EQ(SuggestFlag(unknown, flags), hint) << unknown;
   const std::vector<std::string> of_generate = {"--max-tokens"};
   EXPECT_EQ(SuggestFlag("--n-predict", of_generate), "did you mean --max-tokens?");
+}
+
+TEST(ServerConfigTest, OfAnotherConfigurationOnlyWhatMayChangeIsTaken) {
+  ServerConfig config;
+  ServerConfig next;
+  EXPECT_THAT(TakeReloadable(next, config).taken, IsEmpty());
+  next.port = 9000;
+  next.engine.max_queue = 7;
+  next.log_level = LogLevel::kError;
+  next.shutdown_timeout_seconds = 5;
+  next.request_limits.max_choices = 3;
+  next.http_limits.body_bytes = (1 << 20) + 1;
+  next.http_limits.idle_time = std::chrono::seconds(3);
+  const ConfigChanges changes = TakeReloadable(next, config);
+  EXPECT_THAT(changes.taken,
+              UnorderedElementsAre("log-level", "shutdown-timeout", "max-choices", "max-body-size", "idle-timeout"));
+  EXPECT_THAT(changes.need_restart, UnorderedElementsAre("port", "max-queue"));
+  EXPECT_EQ(config.port, 8000);
+  EXPECT_EQ(config.engine.max_queue, EngineConfig().max_queue);
+  EXPECT_EQ(config.log_level, LogLevel::kError);
+  EXPECT_EQ(config.shutdown_timeout_seconds, 5);
+  EXPECT_EQ(config.request_limits.max_choices, 3);
+  EXPECT_EQ(config.http_limits.body_bytes, size_t{(1 << 20) + 1});
+  EXPECT_EQ(config.http_limits.idle_time, std::chrono::seconds(3));
+  EXPECT_THAT(TakeReloadable(next, config).taken, IsEmpty());
+}
+
+// All of HttpLimits that a flag can say, and no more.
+TEST(ServerConfigTest, EveryLimitOfClientsCanChange) {
+  ServerConfig config;
+  ServerConfig next;
+  next.http_limits = {.header_bytes = 1,
+                      .header_fields = 1,
+                      .target_bytes = 1,
+                      .body_bytes = 1,
+                      .buffered_body_bytes = 1,
+                      .stream_bytes = 1,
+                      .connections = 1,
+                      .header_time = std::chrono::seconds(1),
+                      .body_time = std::chrono::seconds(1),
+                      .idle_time = std::chrono::seconds(1),
+                      .stall_time = std::chrono::seconds(1)};
+  next.request_limits = {.max_choices = 1, .text_body_bytes = 1};
+  const ConfigChanges changes = TakeReloadable(next, config);
+  EXPECT_EQ(changes.taken.size(), 13u);
+  EXPECT_THAT(changes.need_restart, IsEmpty());
 }
 
 TEST(ParseSizeTest, UnitsAreBinaryUnlessTheySayDecimal) {

@@ -251,6 +251,18 @@ TEST_F(GrpcCompletionTest, UnknownFieldsAreRefusedUnlessIgnored) {
   EXPECT_TRUE(Complete(request).ok());
 }
 
+TEST_F(GrpcCompletionTest, NewLimitsHoldForTheNextCall) {
+  StartAll();
+  v1::CompletionRequest request = Request("Call me");
+  request.set_n(4);
+  EXPECT_TRUE(Complete(request).ok());
+  server_->SetLimits({.max_choices = 3}, std::chrono::seconds(1));
+  EXPECT_EQ(Field(Complete(request)), "n");
+  EXPECT_EQ(Field(Stream(request)), "n");
+  request.set_n(3);
+  EXPECT_TRUE(Complete(request).ok());
+}
+
 TEST_F(GrpcCompletionTest, AFullQueueSaysWhenToComeBack) {
   StartAll();
   engine_->RefuseWith(absl::ResourceExhaustedError("the queue is full"));

@@ -273,6 +273,58 @@ TEST(ConnectionTest, MoreConnectionsThanTheLimitAreToldSo) {
   EXPECT_TRUE(Eventually([&] { return HttpGet(server.port(), "/livez").status == 200; }));
 }
 
+TEST(ConnectionTest, NewLimitsHoldForTheNextRequestOfAnyConnection) {
+  TestServer server;
+  const auto set = [&](auto&& change) {
+    HttpLimits limits;
+    RequestLimits request_limits;
+    change(limits, request_limits);
+    server.http().SetLimits(limits, request_limits);
+  };
+  const auto post = [](HttpClient& client, size_t size, std::string_view fields = "") {
+    std::string body = fmt::format(R"({{"prompt":[5],"max_tokens":1{}}})", fields);
+    body.insert(1, size > body.size() ? size - body.size() : 0, ' ');
+    client.Send(fmt::format(
+        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+        body.size(), body));
+    return client.Receive().status;
+  };
+  HttpClient old(server.port());  // is there all the time
+  HttpClient half(server.port());
+  EXPECT_EQ(post(old, 5000), 200);
+  half.Send("GET /livez?" + std::string(300, 'x'));
+  EXPECT_EQ(post(old, 5000), 200);  // by now the half has been read
+
+  set([](HttpLimits& limits, RequestLimits&) {
+    limits.body_bytes = 6000;
+    limits.target_bytes = 100;
+  });
+  EXPECT_EQ(post(old, 5000), 200);
+  half.Send("x HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_EQ(half.Receive().status, 200);  // goes by what held when it began
+  half.Send("GET /livez?" + std::string(300, 'x') + " HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_EQ(half.Receive().status, 414);
+  EXPECT_EQ(post(old, 7000), 413);
+
+  set([](HttpLimits& limits, RequestLimits& request_limits) {
+    limits.connections = 2;
+    request_limits.max_choices = 3;
+  });
+  std::optional<HttpClient> first;
+  std::optional<HttpClient> second;
+  EXPECT_TRUE(Eventually([&] {  // once `old` and `half`, which were refused, are gone
+    first.emplace(server.port());
+    second.emplace(server.port());
+    return post(*first, 7000, R"(,"n":3)") == 200 && post(*second, 7000) == 200;
+  }));
+  EXPECT_EQ(HttpGet(server.port(), "/livez").status, 503);
+  EXPECT_EQ(post(*first, 7000, R"(,"n":4)"), 400);
+
+  set([](HttpLimits& limits, RequestLimits&) { limits.idle_time = Milliseconds(50); });
+  EXPECT_EQ(post(*first, 7000, R"(,"n":4)"), 200);
+  EXPECT_TRUE(first->ReceiveToEnd());  // it paused for too long
+}
+
 TEST(ConnectionTest, SurvivesHavingNoDescriptors) {
   TestServer server;
   HttpClient before(server.port());
