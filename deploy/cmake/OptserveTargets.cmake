@@ -7,7 +7,8 @@ target_compile_options(optserve_flags INTERFACE -Wall -Wextra -Werror -Wno-missi
 # Nothing that is shipped says where it was built: __FILE__ is engine/engine.cc, whatever the path of the tree. Paths for
 # debuggers stay whole. The last option that matches counts.
 foreach(prefix ${CMAKE_SOURCE_DIR}/= ${CMAKE_BINARY_DIR}/=build/)
-  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${prefix}>)
+  add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${prefix}>
+                      $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fmacro-prefix-map=${prefix}>)
 endforeach()
 
 if(OPTSERVE_SANITIZE)
