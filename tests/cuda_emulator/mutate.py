@@ -5,7 +5,8 @@
     tests/cuda_emulator/mutate.py build/release             plants all, and leaves out every barrier in turn
     tests/cuda_emulator/mutate.py build/release sampling    of one kernel, or several
     tests/cuda_emulator/mutate.py build/release --again     only those that the last run did not find, or try
-    tests/cuda_emulator/mutate.py build/release --record    writes what the last run of every kernel found into MUTANTS.md
+    tests/cuda_emulator/mutate.py build/release --record    writes what the last runs found into MUTANTS.md, which stays as
+                                                            it is for kernels that were not run in this build
 
 The lists are mutants/KERNEL.toml. A bug is a text of the source, which must occur there exactly once, and what takes its
 place. The mutated file is compiled and linked outside of the source tree, with the build's own commands; nothing else is
@@ -290,23 +291,37 @@ def save(kernel, build, results):
 
 # ---------------------------------------------------------------- record
 
-def record(kernels, build):
-    rows, reasons, totals, all_not_run = [], [], [0, 0, 0, 0], 0
-    for kernel in kernels:
+def row_and_reasons(kernel, results):
+    """What MUTANTS.md says of a kernel: a line of its first table, and those of its second."""
+    mutants, missed = summary(results, "mutant"), summary(results, "barrier")
+    not_run = len(kernel.mutant) - sum(1 for r in results if r.kind == "mutant")
+    if not_run and missed == "0 of 0":
+        missed = "not yet run"
+    equivalent = [r for r in results if r.equivalent]
+    reasons = []
+    for r in equivalent + [r for r in results if not r.seen and not r.equivalent]:
+        bug = f"without `{r.bug.split(' ', 1)[1]}`" if r.kind == "barrier" else r.bug
+        reasons.append(f"| `{kernel.name}` | {bug} | {r.equivalent or '**survived**'} |")
+    rest = f", {not_run} not yet run" if not_run else ""
+    return f"| `{kernel.source}` | {mutants}{rest} | {missed} | {len(equivalent)} |", reasons
+
+
+def record(build):
+    told = RECORD.read_text().splitlines() if RECORD.exists() else []
+    rows, reasons = [], []
+    for kernel in map(load, all_names()):
         results = last_run(kernel, build)
-        mutants, missed = summary(results, "mutant"), summary(results, "barrier")
-        not_run = len(kernel.mutant) - sum(1 for r in results if r.kind == "mutant")
-        for i, number in enumerate(re.findall(r"\d+", mutants + " " + missed)):
-            totals[i] += int(number)
-        equivalent = [r for r in results if r.equivalent]
-        all_not_run += not_run
-        rest = f", {not_run} not yet run" if not_run else ""
-        if not_run and missed == "0 of 0":
-            missed = "not yet run"
-        rows.append(f"| `{kernel.source}` | {mutants}{rest} | {missed} | {len(equivalent)} |")
-        for r in equivalent + [r for r in results if not r.seen and not r.equivalent]:
-            bug = f"without `{r.bug.split(' ', 1)[1]}`" if r.kind == "barrier" else r.bug
-            reasons.append(f"| `{kernel.name}` | {bug} | {r.equivalent or '**survived**'} |")
+        old_row = [line for line in told if line.startswith(f"| `{kernel.source}` |")]
+        if results or not old_row:
+            row, why = row_and_reasons(kernel, results)
+        else:
+            row, why = old_row[0], [line for line in told if line.startswith(f"| `{kernel.name}` |")]
+        rows.append(row)
+        reasons += why
+    total = lambda pattern: sum(int(n) for row in rows for n in re.findall(pattern, row))
+    found, bugs, not_run = total(r"` \| (\d+) of"), total(r"` \| \d+ of (\d+)"), total(r"(\d+) not yet run \|")
+    missed, barriers = total(r"(\d+) of \d+ \| \d+ \|$"), total(r"of (\d+) \| \d+ \|$")
+    rest, equivalent = f", {not_run} not yet run" if not_run else "", total(r"(\d+) \|$")
     today = datetime.datetime.now(datetime.timezone.utc).date()
     RECORD.write_text(f"""# Bugs planted in the kernels, and how many the tests find
 
@@ -317,7 +332,7 @@ a time.
 | file | bugs found | barriers missed | no test can see |
 |---|---|---|---|
 {chr(10).join(rows)}
-| **all** | **{totals[0]} of {totals[1]}**, {all_not_run} not yet run | **{totals[2]} of {totals[3]}** | {sum(1 for r in reasons if "**survived**" not in r)} |
+| **all** | **{found} of {bugs}**{rest} | **{missed} of {barriers}** | {equivalent} |
 
 Bugs that no test can see, which are planted all the same, and bugs that survived:
 
@@ -325,7 +340,7 @@ Bugs that no test can see, which are planted all the same, and bugs that survive
 |---|---|---|
 {chr(10).join(reasons)}
 """)
-    print(f"wrote {RECORD.relative_to(ROOT)}: {totals[0]} of {totals[1]} bugs, {totals[2]} of {totals[3]} barriers")
+    print(f"wrote {RECORD.relative_to(ROOT)}: {found} of {bugs} bugs, {missed} of {barriers} barriers")
     return True
 
 
@@ -351,7 +366,7 @@ def main():
         return check(kernels)
     build = Build(arguments.build)
     if arguments.record:
-        return record(kernels, build)
+        return record(build)
     return run(kernels, build, arguments.jobs, arguments.again)
 
 
