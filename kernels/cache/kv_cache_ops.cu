@@ -52,17 +52,14 @@ bool IsCache(const TensorView& k, const TensorView& v) {
          v.dtype == DType::kF16 && k.dims[3] % 8 == 0;
 }
 
-bool IsAligned(const TensorView& rows) {
-  return reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 && rows.row_stride % 8 == 0;
-}
-
 }  // namespace
 
 void WriteKv(const CudaContext& ctx, const WriteKvParams& p) {
   OPTSERVE_CHECK(IsCache(p.k_cache, p.v_cache));
   OPTSERVE_CHECK(p.k.rank == 3 && p.k.dims == p.v.dims && p.k.dims[1] == p.k_cache.dims[1]);
   OPTSERVE_CHECK(p.k.dims[2] == p.k_cache.dims[3] && p.k.dtype == DType::kF16 && p.v.dtype == DType::kF16);
-  OPTSERVE_CHECK(IsAligned(p.k) && IsAligned(p.v) && p.slots.dims[0] == p.k.dims[0]);
+  OPTSERVE_CHECK(RowsAreAligned(p.k.data, p.k.row_stride) && RowsAreAligned(p.v.data, p.v.row_stride));
+  OPTSERVE_CHECK(p.slots.dims[0] == p.k.dims[0]);
   if (p.k.dims[0] == 0) return;
   gpu::Launch(WriteKvKernel, dim3(static_cast<unsigned>(p.k.dims[0]), 2), dim3(kThreads), 0, ctx.stream,
               p.k_cache.as<F16>(), p.v_cache.as<F16>(), p.k.as<const F16>(), p.v.as<const F16>(), p.k.row_stride,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/common/context.h"
 #include "kernels/common/cuda_device.h"
@@ -20,5 +21,10 @@ struct CudaContext {
 
 // Work left after ceil(n / per).
 constexpr int64_t CeilDiv(int64_t n, int64_t per) { return (n + per - 1) / per; }
+
+// Whether every row of halves begins at a multiple of 16 bytes, so that eight of them are one load.
+inline bool RowsAreAligned(const void* halves, int64_t row_stride) {
+  return reinterpret_cast<uintptr_t>(halves) % 16 == 0 && row_stride % 8 == 0;
+}
 
 }  // namespace optserve

@@ -71,7 +71,7 @@ GPU_DEVICE void LoadElements(const F16* p, float (&out)[kElements]) {
   }
 }
 
-// Block: kWarps / splits groups of warps; a group owns kColumns columns, its warps take turns along K.
+// Block: kWarps / splits groups of warps; a group owns kColumns columns of all rows, its warps take turns along K.
 template <int kRows, int kElements>
 __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(SkinnyJob job) {
   GPU_SHARED(float, sums, [kWarps][kRows * kColumns]);
@@ -83,7 +83,6 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
   const int group = warp / job.splits, turn = warp % job.splits, groups = kWarps / job.splits;
   const int64_t first_column =
       (int64_t{static_cast<int>(blockIdx.x) - job.first_block[part_index]} * groups + group) * kColumns;
-  const int64_t first_row = int64_t{blockIdx.y} * kRows;
 
   // Columns beyond the last are the last one.
   const F16* weights[kColumns];
@@ -93,8 +92,7 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
     weights[c] = part.weight + column * part.weight_stride;
   }
   // Rows beyond the last are the last one: no lane leaves, and what they give is dropped.
-  const F16* x = job.x + first_row * job.x_stride;
-  const int last_row = static_cast<int>(job.rows - first_row) - 1;
+  const int last_row = static_cast<int>(job.rows) - 1;
   float acc[kRows][kColumns] = {};
   const int64_t step = int64_t{job.splits} * 32 * kElements;
 #pragma unroll(kRows < 16 ? 2 : 1)
@@ -105,7 +103,7 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float values[kElements];
-      LoadElements(x + (r < last_row ? r : last_row) * job.x_stride + k, values);
+      LoadElements(job.x + (r < last_row ? r : last_row) * job.x_stride + k, values);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -126,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
     const int of_group = i / (kRows * kColumns), in_group = i % (kRows * kColumns);
     float sum = 0.0f;
     for (int s = 0; s < job.splits; ++s) sum += sums[of_group * job.splits + s][in_group];
-    const int64_t row = first_row + in_group / kColumns;
+    const int64_t row = in_group / kColumns;
     const int64_t column = first_column + (of_group - group) * kColumns + in_group % kColumns;
     if (row < job.rows && column < part.columns) Finish(part, row, column, sum, job.activation, job.accumulate);
   }
@@ -155,8 +153,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int kRows>
 void LaunchSkinny(const CudaContext& ctx, const SkinnyJob& job, int blocks, bool vector) {
-  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(CeilDiv(job.rows, kRows)));
-  gpu::Launch(vector ? SkinnyKernel<kRows, 8> : SkinnyKernel<kRows, 1>, grid, dim3(kThreads), 0, ctx.stream, job);
+  gpu::Launch(vector ? SkinnyKernel<kRows, 8> : SkinnyKernel<kRows, 1>, dim3(static_cast<unsigned>(blocks)),
+              dim3(kThreads), 0, ctx.stream, job);
 }
 
 Part MakePart(const LinearParams& p, const LinearPart& part) {
@@ -176,20 +174,17 @@ Part MakePart(const LinearParams& p, const LinearPart& part) {
           .out_is_half = part.out.dtype == DType::kF16};
 }
 
-bool IsAligned(const void* data, int64_t stride) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 8 == 0;
-}
-
 void Skinny(const CudaContext& ctx, SkinnyJob job, int num_parts, const LinearPlan& plan) {
+  OPTSERVE_CHECK(job.rows <= plan.tile_rows) << job.rows << " rows in a tile of " << plan.tile_rows;
   job.splits = plan.splits;
   const int columns_per_block = kWarps / plan.splits * kColumns;
-  bool vector = job.depth % 8 == 0 && IsAligned(job.x, job.x_stride);
+  bool vector = job.depth % 8 == 0 && RowsAreAligned(job.x, job.x_stride);
   int blocks = 0;
   for (int i = 0; i < 3; ++i) {
     job.first_block[i] = i < num_parts ? blocks : 0x7fffffff;
     if (i >= num_parts) continue;
     blocks += static_cast<int>(CeilDiv(job.parts[i].columns, columns_per_block));
-    vector = vector && IsAligned(job.parts[i].weight, job.parts[i].weight_stride);
+    vector = vector && RowsAreAligned(job.parts[i].weight, job.parts[i].weight_stride);
   }
   switch (plan.tile_rows) {
     case 1:
