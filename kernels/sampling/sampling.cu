@@ -176,9 +176,9 @@ class Weighed {
   }
   __device__ void CutTopP(float p, Scratch& scratch) {
     const Amount target = Share(p, scratch);
-    const Prefix cut = SelectPrefix<kThreads>(
+    // The target is less than the mass that top-k left, so that the cut lies within it.
+    best_ = SelectPrefix<kThreads>(
         size_, [&](int id) { return Key(id); }, [&](int id) { return KeptMass(id); }, target, scratch.select);
-    if (cut.key > best_.key || (cut.key == best_.key && cut.last_id < best_.last_id)) best_ = cut;
   }
   __device__ void CutMinP(float p) { min_weight_ = p; }  // the most likely token's weight is 1
   __device__ void CutTypicalP(float p, Scratch& scratch) {

@@ -112,6 +112,7 @@ TEST_F(CudaSamplingTest, DrawsAreTheInverseTransformOfTheReferencesDistribution)
 }
 TEST_F(CudaSamplingTest, EveryCutAlone) { ExpectInverseTransformsOfEveryCut(*this, 2000, 1985, /*draws=*/6); }
 TEST_F(CudaSamplingTest, ATinyTemperatureIsGreedy) { ExpectATinyTemperatureToBeGreedy(*this); }
+TEST_F(CudaSamplingTest, ADrawAtABoundIsTheTokenAboveIt) { ExpectADrawAtABoundToBeTheTokenAboveIt(*this); }
 
 // The host checks ids before it sends them to a GPU; what is wrong all the same changes no other row.
 TEST_F(CudaSamplingTest, CountsAndTargetsThatAreNoIdsTouchNothing) {

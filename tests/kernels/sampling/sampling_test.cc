@@ -177,6 +177,7 @@ TEST_P(SamplingTest, SeedChoiceAndPositionAreTheWholeKey) {
 }
 
 TEST_P(SamplingTest, ATinyTemperatureIsGreedy) { ExpectATinyTemperatureToBeGreedy(*this); }
+TEST_P(SamplingTest, ADrawAtABoundIsTheTokenAboveIt) { ExpectADrawAtABoundToBeTheTokenAboveIt(*this); }
 
 INSTANTIATE_TEST_SUITE_P(Isas, SamplingTest, testing::ValuesIn(SupportedIsas()),
                          [](const auto& info) { return IsaName(info.param); });
