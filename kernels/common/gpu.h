@@ -20,10 +20,11 @@
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <mma.h>
 
 #define GPU_SHARED(T, name, dims) __shared__ T name dims
 #define GPU_DYNAMIC_SHARED(T, name)                                   \
-  extern __shared__ __align__(16) unsigned char gpu_dynamic_shared[]; \
+  extern __shared__ __align__(32) unsigned char gpu_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(gpu_dynamic_shared)
 
 namespace optserve::gpu {
@@ -154,6 +155,31 @@ GPU_DEVICE void MmaM8N8K4RowB(float (&d)[8], const uint32_t (&a)[2], const uint3
       : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]));
 }
 
+// WMMA, from sm_70: c [32, 8] += a [32, 16] * b [16, 8], f16 in, f32 sums, held by a warp in a way that is the
+// machine's own affair. In memory rows of a and columns of b and c are contiguous and `stride` elements apart.
+// Addresses are multiples of 32 bytes, strides of 16.
+constexpr int kMatrixDepth = 16;
+struct MatrixA {
+  nvcuda::wmma::fragment<nvcuda::wmma::matrix_a, 32, 8, kMatrixDepth, __half, nvcuda::wmma::row_major> of_warp;
+};
+struct MatrixB {
+  nvcuda::wmma::fragment<nvcuda::wmma::matrix_b, 32, 8, kMatrixDepth, __half, nvcuda::wmma::col_major> of_warp;
+};
+struct MatrixC {
+  nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 32, 8, kMatrixDepth, float> of_warp;
+};
+template <typename Matrix>
+GPU_DEVICE void LoadMatrix(Matrix& m, const F16* from, int stride) {
+  nvcuda::wmma::load_matrix_sync(m.of_warp, reinterpret_cast<const __half*>(from), static_cast<unsigned>(stride));
+}
+GPU_DEVICE void ClearMatrix(MatrixC& c) { nvcuda::wmma::fill_fragment(c.of_warp, 0.0f); }
+GPU_DEVICE void MultiplyAdd(MatrixC& c, const MatrixA& a, const MatrixB& b) {
+  nvcuda::wmma::mma_sync(c.of_warp, a.of_warp, b.of_warp, c.of_warp);
+}
+GPU_DEVICE void StoreMatrix(float* to, const MatrixC& c, int stride) {
+  nvcuda::wmma::store_matrix_sync(to, c.of_warp, static_cast<unsigned>(stride), nvcuda::wmma::mem_col_major);
+}
+
 // 16 bytes from global to shared memory, zeros if not valid; seen after CopyAsyncWait and a barrier. Before sm_80 an
 // ordinary copy.
 GPU_DEVICE void CopyAsync16(void* dst, const void* src, bool valid) {
@@ -221,6 +247,42 @@ inline void MmaM8N8K4ColB(float (&d)[8], const uint32_t (&a)[2], const uint32_t 
 inline void MmaM8N8K4RowB(float (&d)[8], const uint32_t (&a)[2], const uint32_t (&b)[2], OPTSERVE_PLACE) {
   emulator::MmaArgument argument{d, a, b};
   emulator::Collective("mma.m8n8k4.row.row", ~0u, &argument, emulator::MmaM8N8K4<true>, false, place);
+}
+constexpr int kMatrixDepth = 16;
+struct MatrixA {
+  F16 of_lane[16];  // row l of lane l
+};
+struct MatrixB {
+  F16 of_lane[4];  // quarter l % 4 of column l / 4
+};
+struct MatrixC {
+  float of_lane[8];  // row l; NaN until it is cleared
+  MatrixC() { std::memset(of_lane, 0xff, sizeof(of_lane)); }
+};
+inline void LoadMatrix(MatrixA& a, const F16* from, int stride, OPTSERVE_PLACE) {
+  emulator::UseMatrix("wmma.load.a", from, stride, sizeof(F16), place);
+  const F16* own = from + emulator::current->lane * stride;
+  emulator::CheckAccess(own, sizeof(a.of_lane), false);
+  std::memcpy(a.of_lane, own, sizeof(a.of_lane));
+}
+inline void LoadMatrix(MatrixB& b, const F16* from, int stride, OPTSERVE_PLACE) {
+  emulator::UseMatrix("wmma.load.b", from, stride, sizeof(F16), place);
+  const F16* own = from + emulator::current->lane / 4 * stride + emulator::current->lane % 4 * 4;
+  emulator::CheckAccess(own, sizeof(b.of_lane), false);
+  std::memcpy(b.of_lane, own, sizeof(b.of_lane));
+}
+inline void ClearMatrix(MatrixC& c) { std::memset(c.of_lane, 0, sizeof(c.of_lane)); }
+inline void MultiplyAdd(MatrixC& c, const MatrixA& a, const MatrixB& b, OPTSERVE_PLACE) {
+  emulator::WmmaArgument argument{c.of_lane, a.of_lane, b.of_lane};
+  emulator::Collective("wmma.mma", ~0u, &argument, emulator::WmmaM32N8K16, false, place);
+}
+inline void StoreMatrix(float* to, const MatrixC& c, int stride, OPTSERVE_PLACE) {
+  emulator::UseMatrix("wmma.store", to, stride, sizeof(float), place);
+  for (int column = 0; column < 8; ++column) {
+    float* own = to + column * stride + emulator::current->lane;
+    emulator::CheckAccess(own, sizeof(float), true);
+    *own = c.of_lane[column];
+  }
 }
 inline void CopyAsync16(void* dst, const void* src, bool valid, OPTSERVE_PLACE) {
   emulator::AsyncCopy(dst, src, 16, valid ? 16 : 0, place);

@@ -4,62 +4,21 @@
 #include "kernels/common/cuda_context.h"
 #include "kernels/common/gpu.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_job.cuh"
 #include "kernels/linear/linear_plan.h"
 
 // Tries                                                                      time             on
 // skinny: a warp per 2 columns, 16-byte loads, x through L1, K split over    not yet measured
 //   warps of a block where columns are few; all row counts the same kernel
-// skinny on tensor cores (weights as A, rows as the 8 columns of B)          not yet tried
-// above 16 rows: cuBLAS, bias and activation in a second kernel              not yet measured
-// From how many rows on cuBLAS is faster, linear_table.inc says by shape and GPU.
+// skinny on tensor cores: linear_wmma.cu                                     not yet measured
+// cuBLAS, bias and activation in a second kernel                             not yet measured
+// Which of them for how many rows, linear_table.inc says by shape and GPU.
 
 namespace optserve::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kThreads = kLinearThreads;
 constexpr int kColumns = 2;  // of a warp
-
-struct Part {
-  const F16* weight;
-  int64_t weight_stride;
-  const float* bias;  // or null
-  void* out;
-  int64_t out_stride;
-  int64_t columns;
-  bool out_is_half;
-};
-
-struct SkinnyJob {
-  const F16* x;
-  int64_t x_stride;
-  int64_t rows, depth;
-  Part parts[3];
-  int first_block[4];  // of each part; [3] unused parts too
-  int splits;
-  Activation activation;
-  bool accumulate;
-};
-
-GPU_DEVICE float Activate(float x, Activation activation) {
-  if (activation == Activation::kRelu) return x < 0.0f ? 0.0f : x;  // NaN stays NaN
-  if (activation == Activation::kGelu) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-  return x;
-}
-
-GPU_DEVICE void Finish(const Part& part, int64_t row, int64_t column, float sum, Activation activation,
-                       bool accumulate) {
-  if (part.bias != nullptr) sum += part.bias[column];
-  sum = Activate(sum, activation);
-  const int64_t at = row * part.out_stride + column;
-  if (part.out_is_half) {
-    F16* out = static_cast<F16*>(part.out) + at;
-    gpu::Store(out, accumulate ? sum + gpu::ToFloat(*out) : sum);
-  } else {
-    float* out = static_cast<float*>(part.out) + at;
-    gpu::Store(out, accumulate ? sum + *out : sum);
-  }
-}
 
 // Loads kElements of a row of halves: 8 aligned ones, or a single one.
 template <int kElements>
@@ -71,24 +30,18 @@ GPU_DEVICE void LoadElements(const F16* p, float (&out)[kElements]) {
   }
 }
 
-// Block: kWarps / splits groups of warps; a group owns kColumns columns of all rows, its warps take turns along K.
 template <int kRows, int kElements>
-__global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(SkinnyJob job) {
-  GPU_SHARED(float, sums, [kWarps][kRows * kColumns]);
-  const int part_index = static_cast<int>(blockIdx.x) >= job.first_block[2]   ? 2
-                         : static_cast<int>(blockIdx.x) >= job.first_block[1] ? 1
-                                                                              : 0;
-  const Part& part = job.parts[part_index];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int group = warp / job.splits, turn = warp % job.splits, groups = kWarps / job.splits;
-  const int64_t first_column =
-      (int64_t{static_cast<int>(blockIdx.x) - job.first_block[part_index]} * groups + group) * kColumns;
+__global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(LinearJob job) {
+  GPU_SHARED(float, sums, [kLinearWarps][kRows * kColumns]);
+  const WarpPlace place = PlaceOfWarp<kColumns>(job);
+  const LinearJobPart& part = job.parts[place.part];
+  const int lane = threadIdx.x % 32;
 
   // Columns beyond the last are the last one.
   const F16* weights[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
-    const int64_t column = first_column + c < part.columns ? first_column + c : part.columns - 1;
+    const int64_t column = place.first_column + c < part.columns ? place.first_column + c : part.columns - 1;
     weights[c] = part.weight + column * part.weight_stride;
   }
   // Rows beyond the last are the last one: no lane leaves, and what they give is dropped.
@@ -96,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
   float acc[kRows][kColumns] = {};
   const int64_t step = int64_t{job.splits} * 32 * kElements;
 #pragma unroll(kRows < 16 ? 2 : 1)
-  for (int64_t k = int64_t{turn * 32 + lane} * kElements; k < job.depth; k += step) {
+  for (int64_t k = int64_t{place.turn * 32 + lane} * kElements; k < job.depth; k += step) {
     float w[kColumns][kElements];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) LoadElements(weights[c] + k, w[c]);
@@ -116,23 +69,16 @@ __global__ void __launch_bounds__(kThreads, kRows < 16 ? 2 : 1) SkinnyKernel(Ski
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const float sum = gpu::WarpSum(acc[r][c]);
-      if (lane == 0) sums[warp][r * kColumns + c] = sum;
+      if (lane == 0) sums[place.warp][r * kColumns + c] = sum;
     }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < groups * kRows * kColumns; i += kThreads) {
-    const int of_group = i / (kRows * kColumns), in_group = i % (kRows * kColumns);
-    float sum = 0.0f;
-    for (int s = 0; s < job.splits; ++s) sum += sums[of_group * job.splits + s][in_group];
-    const int64_t row = in_group / kColumns;
-    const int64_t column = first_column + (of_group - group) * kColumns + in_group % kColumns;
-    if (row < job.rows && column < part.columns) Finish(part, row, column, sum, job.activation, job.accumulate);
-  }
+  FinishBlock<kRows, kColumns>(job, place, sums[0], kRows * kColumns);
 }
 
 // Bias and activation after the library's product: out from `sums` [rows, columns], or in place where it is null.
 __global__ void __launch_bounds__(kThreads)
-    EpilogueKernel(Part part, const float* sums, int64_t first_row, Activation activation, bool accumulate) {
+    EpilogueKernel(LinearJobPart part, const float* sums, int64_t first_row, Activation activation, bool accumulate) {
   const int64_t row = first_row + blockIdx.x;
   for (int64_t column = blockIdx.y * kThreads + threadIdx.x; column < part.columns;
        column += int64_t{gridDim.y} * kThreads) {
@@ -152,12 +98,29 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int kRows>
-void LaunchSkinny(const CudaContext& ctx, const SkinnyJob& job, int blocks, bool vector) {
-  gpu::Launch(vector ? SkinnyKernel<kRows, 8> : SkinnyKernel<kRows, 1>, dim3(static_cast<unsigned>(blocks)),
-              dim3(kThreads), 0, ctx.stream, job);
+void LaunchSkinny(const CudaContext& ctx, const LinearJob& job, unsigned blocks) {
+  gpu::Launch(LoadsAreWide(job) ? SkinnyKernel<kRows, 8> : SkinnyKernel<kRows, 1>, dim3(blocks), dim3(kThreads), 0,
+              ctx.stream, job);
 }
 
-Part MakePart(const LinearParams& p, const LinearPart& part) {
+void Skinny(const CudaContext& ctx, LinearJob job, int tile_rows) {
+  OPTSERVE_CHECK(job.rows <= tile_rows) << job.rows << " rows in a tile of " << tile_rows;
+  const unsigned blocks = ShareOutBlocks(job, kColumns);
+  switch (tile_rows) {
+    case 1:
+      return LaunchSkinny<1>(ctx, job, blocks);
+    case 2:
+      return LaunchSkinny<2>(ctx, job, blocks);
+    case 4:
+      return LaunchSkinny<4>(ctx, job, blocks);
+    case 8:
+      return LaunchSkinny<8>(ctx, job, blocks);
+    default:
+      return LaunchSkinny<16>(ctx, job, blocks);
+  }
+}
+
+LinearJobPart MakePart(const LinearParams& p, const LinearPart& part) {
   OPTSERVE_CHECK(part.weight.rank == 2 && part.weight.dtype == DType::kF16 && part.weight.dims[1] == p.x.dims[1])
       << "K is " << p.x.dims[1] << " in x, " << part.weight.dims[1] << " in the weight";
   OPTSERVE_CHECK(part.out.rank == 2 && part.out.dims[0] == p.x.dims[0] && part.out.dims[1] == part.weight.dims[0])
@@ -174,33 +137,7 @@ Part MakePart(const LinearParams& p, const LinearPart& part) {
           .out_is_half = part.out.dtype == DType::kF16};
 }
 
-void Skinny(const CudaContext& ctx, SkinnyJob job, int num_parts, const LinearPlan& plan) {
-  OPTSERVE_CHECK(job.rows <= plan.tile_rows) << job.rows << " rows in a tile of " << plan.tile_rows;
-  job.splits = plan.splits;
-  const int columns_per_block = kWarps / plan.splits * kColumns;
-  bool vector = job.depth % 8 == 0 && RowsAreAligned(job.x, job.x_stride);
-  int blocks = 0;
-  for (int i = 0; i < 3; ++i) {
-    job.first_block[i] = i < num_parts ? blocks : 0x7fffffff;
-    if (i >= num_parts) continue;
-    blocks += static_cast<int>(CeilDiv(job.parts[i].columns, columns_per_block));
-    vector = vector && RowsAreAligned(job.parts[i].weight, job.parts[i].weight_stride);
-  }
-  switch (plan.tile_rows) {
-    case 1:
-      return LaunchSkinny<1>(ctx, job, blocks, vector);
-    case 2:
-      return LaunchSkinny<2>(ctx, job, blocks, vector);
-    case 4:
-      return LaunchSkinny<4>(ctx, job, blocks, vector);
-    case 8:
-      return LaunchSkinny<8>(ctx, job, blocks, vector);
-    default:
-      return LaunchSkinny<16>(ctx, job, blocks, vector);
-  }
-}
-
-void Epilogue(const CudaContext& ctx, const Part& part, const float* sums, int64_t first_row, int64_t rows,
+void Epilogue(const CudaContext& ctx, const LinearJobPart& part, const float* sums, int64_t first_row, int64_t rows,
               Activation activation, bool accumulate) {
   const auto columns = static_cast<unsigned>(std::min<int64_t>(CeilDiv(part.columns, kThreads), 64));
   gpu::Launch(EpilogueKernel, dim3(static_cast<unsigned>(rows), columns), dim3(kThreads), 0, ctx.stream, part, sums,
@@ -208,7 +145,7 @@ void Epilogue(const CudaContext& ctx, const Part& part, const float* sums, int64
 }
 
 // The library writes straight to the output, unless what is added to must not go through the activation.
-void Gemm(const CudaContext& ctx, const SkinnyJob& job, const Part& part, std::byte* free, size_t free_bytes) {
+void Gemm(const CudaContext& ctx, const LinearJob& job, const LinearJobPart& part, std::byte* free, size_t free_bytes) {
   GemmCall call{.x = job.x,
                 .x_stride = job.x_stride,
                 .weight = part.weight,
@@ -240,13 +177,19 @@ void Gemm(const CudaContext& ctx, const SkinnyJob& job, const Part& part, std::b
   }
 }
 
-void RunRows(const CudaContext& ctx, const SkinnyJob& job, int num_parts, std::byte* free, size_t free_bytes,
-             const LinearPlan* forced) {
+void RunRows(const CudaContext& ctx, LinearJob job, std::byte* free, size_t free_bytes, const LinearPlan* forced) {
   int64_t columns = 0;
-  for (int i = 0; i < num_parts; ++i) columns += job.parts[i].columns;
+  for (int i = 0; i < job.num_parts; ++i) columns += job.parts[i].columns;
   const LinearPlan plan = forced != nullptr ? *forced : PlanLinear(job.rows, columns, job.depth, ctx.info);
-  if (!plan.gemm) return Skinny(ctx, job, num_parts, plan);
-  for (int i = 0; i < num_parts; ++i) Gemm(ctx, job, job.parts[i], free, free_bytes);
+  job.splits = plan.splits;
+  switch (plan.kernel) {
+    case LinearKernel::kSkinny:
+      return Skinny(ctx, job, plan.tile_rows);
+    case LinearKernel::kWmma:
+      return LaunchWmma(ctx, job, plan.tile_rows);
+    case LinearKernel::kLibrary:
+      for (int i = 0; i < job.num_parts; ++i) Gemm(ctx, job, job.parts[i], free, free_bytes);
+  }
 }
 
 }  // namespace
@@ -256,24 +199,25 @@ void Linear(const CudaContext& ctx, const LinearParams& p) { LinearAs(ctx, p, nu
 void LinearAs(const CudaContext& ctx, const LinearParams& p, const LinearPlan* forced) {
   OPTSERVE_CHECK(p.num_parts >= 1 && p.num_parts <= 3) << p.num_parts << " parts";
   OPTSERVE_CHECK(p.x.rank == 2 && p.x.dims[1] > 0 && (p.x.dtype == DType::kF16 || p.x.dtype == DType::kF32));
-  SkinnyJob job{};
+  LinearJob job{};
   job.rows = p.x.dims[0];
   job.depth = p.x.dims[1];
   job.activation = p.activation;
   job.accumulate = p.accumulate;
+  job.num_parts = p.num_parts;
   for (int i = 0; i < p.num_parts; ++i) job.parts[i] = MakePart(p, p.parts[i]);
   if (job.rows == 0) return;
   if (p.x.dtype == DType::kF16) {
     job.x = p.x.as<const F16>();
     job.x_stride = p.x.row_stride;
-    return RunRows(ctx, job, p.num_parts, ctx.workspace, ctx.workspace_bytes, forced);
+    return RunRows(ctx, job, ctx.workspace, ctx.workspace_bytes, forced);
   }
   // f32 rows are rounded to halves first, as many at a time as half of the workspace holds.
   const int64_t stride = CeilDiv(job.depth, 8) * 8;
   const size_t half = ctx.workspace_bytes / 2 / 256 * 256;
   const auto chunk = static_cast<int64_t>(half / (static_cast<size_t>(stride) * sizeof(F16)));
   OPTSERVE_CHECK(chunk > 0) << "a workspace of " << ctx.workspace_bytes << " bytes for a depth of " << job.depth;
-  SkinnyJob piece = job;
+  LinearJob piece = job;
   for (int64_t row = 0; row < job.rows; row += chunk) {
     piece.rows = std::min(chunk, job.rows - row);
     F16* x = reinterpret_cast<F16*>(ctx.workspace);
@@ -285,7 +229,7 @@ void LinearAs(const CudaContext& ctx, const LinearParams& p, const LinearPlan* f
       const size_t element = job.parts[i].out_is_half ? sizeof(F16) : sizeof(float);
       piece.parts[i].out = static_cast<std::byte*>(job.parts[i].out) + row * job.parts[i].out_stride * element;
     }
-    RunRows(ctx, piece, p.num_parts, ctx.workspace + half, ctx.workspace_bytes - half, forced);
+    RunRows(ctx, piece, ctx.workspace + half, ctx.workspace_bytes - half, forced);
   }
 }
 

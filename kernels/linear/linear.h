@@ -23,7 +23,8 @@ struct LinearPart {
 //           depends on K alone: a row of out has the same bits whatever T is, whichever other rows are computed with it
 //           and on how many threads.  Max abs error against the f64 reference: 1e-6 * K * max|x| * max|w|.
 //           CUDA: weights are f16 and biases f32; f32 rows of x are rounded to f16 first. A row's bits are the same for
-//           every T up to the rows of linear_table.inc; above them they are the library's.
+//           every T that linear_table.inc gives to one and the same of our two kernels; above them they are the
+//           library's.
 // Aliasing  out overlaps nothing else.
 struct LinearParams {
   TensorView x;  // [T, K] f32, on CUDA also f16; row_stride >= K

@@ -5,16 +5,17 @@
 
 namespace optserve {
 
-// Up to how many rows our own kernel is used for a product, and the library's from there on: a line of the table for
-// each shape of OPT, whole and in parts, and each generation of GPUs. The choice is the table's alone, never that of a
-// clock at run time, so that two runs give the same bits.
+// Up to how many rows which of our own kernels is used for a product, and the library's from there on: a line of the
+// table for each shape of OPT, whole and in parts, and each generation of GPUs. The choice is the table's alone, never
+// that of a clock at run time, so that two runs give the same bits.
 //
 // `gpu_linear_table` measures a new table on a GPU and prints it as linear_table.inc has it.
 struct LinearTableLine {
   int sm_version = 0;
   int64_t columns = 0, depth = 0;  // [columns, depth] of the weight; q, k and v are one of three times the columns
-  int64_t max_skinny_rows = 0;
-  const char* source = "";  // the GPU and date of the measurement, or kModelled
+  int64_t max_skinny_rows = 0;     // on the ordinary cores
+  int64_t max_wmma_rows = 0;       // on the tensor cores, from the row after those; the same number if never
+  const char* source = "";         // the GPU and date of the measurement, or kModelled
 };
 
 inline constexpr char kModelled[] = "modelled, not yet measured";

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/common/half.h"
+
 // Runs CUDA kernels on the CPU, one fiber per CUDA thread. Tests only; kernels see it through kernels/common/gpu.h.
 //
 // Blocks run one after another, in an order that is random from a seed, and so do the threads of a block; a thread runs
@@ -175,6 +177,15 @@ struct LdmatrixArgument {
 };
 template <bool kTranspose>
 void LdmatrixX4(void** lanes, unsigned mask);  // sm_75
+
+// WMMA 32 x 8 x 16: of a lane, row l of c and a, and quarter l % 4 of column l / 4 of b.
+struct WmmaArgument {
+  float* c;
+  const F16 *a, *b;
+};
+void WmmaM32N8K16(void** lanes, unsigned mask);  // sm_70
+// All lanes of a warp are about to load or store one matrix: at the same address and stride, which are aligned.
+void UseMatrix(const char* what, const void* at, int stride, size_t element, Place place);
 
 template <typename T, typename F>
 T ReadModifyWrite(T* at, F change) {

@@ -67,6 +67,19 @@ TEST_P(EmulatorTest, WarpOperationsThatNotAllLanesReach) {
   EXPECT_THAT(ErrorOf(ShuffleFromTwoPlaces, 1, 32, 0, memory_), testing::HasSubstr("divergent warp"));
 }
 
+void LoadTwoMatrices(const F16* from, int apart, int stride) {
+  gpu::MatrixA a;
+  gpu::LoadMatrix(a, from + (threadIdx.x == 7 ? apart : 0), stride);
+}
+TEST_P(EmulatorTest, MatricesThatLanesNameDifferentlyOrThatAreMisaligned) {
+  auto* matrix = static_cast<F16*>(emulator::Allocate(33 * 32 * sizeof(F16), "matrix"));
+  EXPECT_EQ(ErrorOf(LoadTwoMatrices, 1, 32, 0, matrix, 0, 24), "");
+  EXPECT_THAT(ErrorOf(LoadTwoMatrices, 1, 32, 0, matrix, 16, 24), testing::HasSubstr("different matrices"));
+  EXPECT_THAT(ErrorOf(LoadTwoMatrices, 1, 32, 0, matrix, 0, 20), testing::HasSubstr("misaligned"));
+  EXPECT_THAT(ErrorOf(LoadTwoMatrices, 1, 32, 0, matrix + 8, 0, 24), testing::HasSubstr("misaligned"));
+  emulator::Free(matrix);
+}
+
 void SharedMemory(int) {
   GPU_DYNAMIC_SHARED(int, shared);
   shared[threadIdx.x] = 0;

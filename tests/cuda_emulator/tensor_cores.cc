@@ -94,6 +94,49 @@ void MmaM8N8K4(void** lanes, unsigned mask) {
 template void MmaM8N8K4<true>(void**, unsigned);
 template void MmaM8N8K4<false>(void**, unsigned);
 
+void WmmaM32N8K16(void** lanes, unsigned mask) {
+  NeedWholeWarp(mask, "wmma.mma");
+  float b[16][8];
+  for (int i = 0; i < 32; ++i) {
+    const F16* quarter = static_cast<const WmmaArgument*>(lanes[i])->b;
+    for (int e = 0; e < 4; ++e) b[i % 4 * 4 + e][i / 4] = HalfTable()[quarter[e].bits];
+  }
+  for (int i = 0; i < 32; ++i) {
+    const auto* row = static_cast<const WmmaArgument*>(lanes[i]);
+    float c[8] = {};
+    for (int k = 0; k < 16; ++k) {
+      const float a = HalfTable()[row->a[k].bits];
+      for (int j = 0; j < 8; ++j) c[j] += a * b[k][j];
+    }
+    for (int j = 0; j < 8; ++j) row->c[j] += c[j];
+  }
+}
+
+void UseMatrix(const char* what, const void* at, int stride, size_t element, Place place) {
+  struct Use {
+    const char* what;
+    const void* at;
+    int stride;
+    size_t element;
+  } use{what, at, stride, element};
+  Collective(
+      what, ~0u, &use,
+      [](void** lanes, unsigned mask) {
+        const Use& first = *static_cast<const Use*>(lanes[0]);
+        NeedWholeWarp(mask, first.what);
+        for (int i = 0; i < 32; ++i) {
+          const Use& own = *static_cast<const Use*>(lanes[i]);
+          if (own.at != first.at || own.stride != first.stride) {
+            Fail(std::string(first.what) + ": lanes name different matrices");
+          }
+        }
+        if (reinterpret_cast<uintptr_t>(first.at) % 32 != 0 || first.stride * first.element % 16 != 0) {
+          Fail(std::string(first.what) + ": misaligned");
+        }
+      },
+      false, place);
+}
+
 template <bool kTranspose>
 void LdmatrixX4(void** lanes, unsigned mask) {
   NeedWholeWarp(mask, "ldmatrix");

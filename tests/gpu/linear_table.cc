@@ -1,18 +1,19 @@
-// Prints kernels/linear/linear_table.inc anew: for each shape of OPT, up to how many rows our own kernel is faster than
-// the library's.
+// Prints kernels/linear/linear_table.inc anew: for each shape of OPT, up to how many rows our kernel on the ordinary
+// cores is the fastest, and up to how many from there on ours on the tensor cores is faster than the library's.
 //
 // With a text such as "NVIDIA H200, 2026-11-29": measured on GPU 0, the lines of its generation, with that text as
 // their source. With --modelled: all generations, without a GPU. With --smoke: one tiny shape, once, to see that the
 // program is right, on an emulated GPU too.
 //
-// A line is taken from the measurements by one rule: our kernel has all rows up to the first count at which it is
-// slower.
+// A line is taken from the measurements by one rule: a kernel has all rows up to the first count at which one of those
+// after it is faster.
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,53 +48,76 @@ std::vector<Product> Products() {
   return products;
 }
 
-constexpr int64_t kRows[] = {2, 3, 4, 6, 8, 10, 12, 14, 16};
+constexpr int64_t kRows[] = {2, 3, 4, 6, 8, 10, 12, 14, 16, 24, 32, 48, 64};
+static_assert(kRows[std::size(kRows) - 1] == kMaxWmmaRows);
 
-// Seconds of both ways for a number of rows.
+// Seconds of the three ways for a number of rows; 0 for one that cannot have as many.
 struct Times {
-  double skinny = 0, gemm = 0;
+  double skinny = 0, wmma = 0, library = 0;
 };
 
-int64_t MaxSkinnyRows(const std::function<Times(int64_t rows)>& times_of) {
-  int64_t most = 1;
+struct MaxRows {
+  int64_t skinny = 1, wmma = 1;
+};
+MaxRows MaxRowsOf(const std::function<Times(int64_t rows)>& times_of) {
+  MaxRows most;
+  bool skinny = true;
   for (const int64_t rows : kRows) {
     const Times times = times_of(rows);
-    if (times.skinny > times.gemm) break;
-    most = rows;
+    skinny = skinny && rows <= kMaxSkinnyRows && times.skinny <= std::min(times.wmma, times.library);
+    if (skinny) {
+      most.skinny = rows;
+    } else if (times.wmma > times.library) {
+      break;
+    }
+    most.wmma = rows;
   }
   return most;
 }
 
-void PrintLine(int sm_version, const Product& p, int64_t rows, const std::string& source) {
-  std::printf("{%d, %lld, %lld, %lld, %s},\n", sm_version, static_cast<long long>(p.parts * p.columns),
-              static_cast<long long>(p.depth), static_cast<long long>(rows), source.c_str());
+void PrintLine(int sm_version, const Product& p, const MaxRows& rows, const std::string& source) {
+  std::printf("{%d, %lld, %lld, %lld, %lld, %s},\n", sm_version, static_cast<long long>(p.parts * p.columns),
+              static_cast<long long>(p.depth), static_cast<long long>(rows.skinny), static_cast<long long>(rows.wmma),
+              source.c_str());
 }
 
 // ---------------------------------------------------------------- modelled
 
 struct Generation {
   int sm_version;
-  double bytes_per_second, flops;  // of memory; f32 FMA outside the tensor cores
+  double bytes_per_second, flops;          // of memory; f32 FMA outside the tensor cores
+  double l2_per_second;                    // bytes: 2048 a clock on a V100, 5120 on an A100 and taken for the H200's
+  double shared_per_second, tensor_flops;  // bytes: 128 a clock and multiprocessor
 };
-// V100-SXM3-32GB, A100-SXM4-80GB, H200: from their data sheets.
-constexpr Generation kGenerations[] = {{70, 0.98e12, 15.7e12}, {80, 2.04e12, 19.5e12}, {90, 4.8e12, 67e12}};
+// V100-SXM3-32GB, A100-SXM4-80GB, H200: from their data sheets and NVIDIA's papers on their architectures.
+constexpr Generation kGenerations[] = {{70, 0.98e12, 15.7e12, 3.1e12, 15.7e12, 125e12},
+                                       {80, 2.04e12, 19.5e12, 7.2e12, 19.5e12, 312e12},
+                                       {90, 4.8e12, 67e12, 9.0e12, 29.6e12, 989e12}};
 
-// Weights are read once either way; a launch costs its latency. Our kernel does the products on the ordinary cores, at
-// some 60 % of their peak beside the widening of weights; the library reads at some 75 % of the bandwidth where ours
-// reaches 90 %, in a launch for each part and one for its epilogue.
+// Weights are read once whoever multiplies; a launch costs its latency. The library reads at some 75 % of the bandwidth
+// where ours reach 90 %, in a launch for each part and one for its epilogue.
+//
+// Our kernel for the ordinary cores does its products at some 60 % of their peak beside the widening of weights. That
+// for the tensor cores reads the rows of x from the L2 cache once for 32 columns. Through shared memory go, for 2 KiB
+// of weights: these, once in and once out, and of each tile of 8 rows half a KiB in and, as four groups of lanes want
+// the same, two out. It has some 70 % of each peak.
 Times Model(const Generation& gpu, const Product& p, int64_t rows) {
   constexpr double kLaunch = 2.5e-6;
-  const double weights = static_cast<double>(p.parts * p.columns * p.depth);
-  const double read = weights * 2 / gpu.bytes_per_second;
-  const double products = 2 * weights * static_cast<double>(rows) / gpu.flops;
-  return {.skinny = kLaunch + std::max(read / 0.9, products / 0.6),
-          .gemm = static_cast<double>(p.parts) * 2 * kLaunch + read / 0.75};
+  const double weights = static_cast<double>(p.parts * p.columns * p.depth), bytes = 2 * weights;
+  const double read = bytes / gpu.bytes_per_second;
+  const auto products = [&](int64_t of_rows) { return 2 * weights * static_cast<double>(of_rows); };
+  const int64_t tile = PlanLinearAs(LinearKernel::kWmma, rows, p.columns, p.depth, DeviceInfo{}).tile_rows;
+  const double from_l2 = bytes * (1.0 + static_cast<double>(rows) / 32) / gpu.l2_per_second;
+  const double shared = bytes * (2.0 + static_cast<double>(tile) / 8 * 1.25) / gpu.shared_per_second;
+  return {.skinny = kLaunch + std::max(read / 0.9, products(rows) / gpu.flops / 0.6),
+          .wmma = kLaunch + std::max(read / 0.9, std::max({from_l2, shared, products(tile) / gpu.tensor_flops}) / 0.7),
+          .library = static_cast<double>(p.parts) * 2 * kLaunch + read / 0.75};
 }
 
 void PrintModelled() {
   for (const Generation& gpu : kGenerations) {
     for (const Product& p : Products()) {
-      PrintLine(gpu.sm_version, p, MaxSkinnyRows([&](int64_t rows) { return Model(gpu, p, rows); }), "kModelled");
+      PrintLine(gpu.sm_version, p, MaxRowsOf([&](int64_t rows) { return Model(gpu, p, rows); }), "kModelled");
     }
   }
 }
@@ -118,11 +142,13 @@ class Measurement {
   Measurement(const Measurement&) = delete;
 
   Times Run(const Product& p, int64_t rows) {
-    DeviceInfo info = ctx_.info;
-    LinearPlan skinny = PlanLinear(rows, p.parts * p.columns, p.depth, info), gemm = skinny;
-    skinny.gemm = false;
-    gemm.gemm = true;
-    return {.skinny = Time([&] { Call(p, rows, skinny); }), .gemm = Time([&] { Call(p, rows, gemm); })};
+    const auto time = [&](LinearKernel kernel) {
+      const LinearPlan plan = PlanLinearAs(kernel, rows, p.parts * p.columns, p.depth, ctx_.info);
+      return Time([&] { Call(p, rows, plan); });
+    };
+    return {.skinny = rows <= kMaxSkinnyRows ? time(LinearKernel::kSkinny) : 0.0,
+            .wmma = time(LinearKernel::kWmma),
+            .library = time(LinearKernel::kLibrary)};
   }
 
  private:
@@ -206,7 +232,7 @@ int Run(const char* argument) {
   quoted.append(argument).push_back('"');
   const std::vector<Product> products = smoke ? std::vector<Product>{{3, 16, 32}, {1, 24, 16}} : Products();
   for (const Product& p : products) {
-    const int64_t rows = MaxSkinnyRows([&](int64_t count) { return measurement.Run(p, count); });
+    const MaxRows rows = MaxRowsOf([&](int64_t count) { return measurement.Run(p, count); });
     PrintLine(generation, p, rows, quoted);
   }
   return 0;

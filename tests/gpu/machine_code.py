@@ -33,6 +33,10 @@ BUDGETS = {
     "SkinnyKernelILi4ELi8E": Budget(256, 3),
     "SkinnyKernelILi8ELi8E": Budget(256, 2),
     "SkinnyKernelILi16ELi8E": Budget(256, 1),
+    "WmmaKernelILi1ELb1E": Budget(256, 3, dynamic=25600, tensor=True),
+    "WmmaKernelILi2ELb1E": Budget(256, 2, dynamic=30720, tensor=True),
+    "WmmaKernelILi4ELb1E": Budget(256, 2, dynamic=40960, tensor=True),
+    "WmmaKernelILi8ELb1E": Budget(256, 1, dynamic=65536, tensor=True),
     "NormKernel": Budget(256, 1, dynamic=12288 * 4, wide=False),  # OPT-175B's row fills half of an SM and 32 bytes more
     "AllReduceKernelILi4E": Budget(256, 1, dynamic=12288 * 4),
     "AllGatherKernelILi4E": Budget(256, 2),

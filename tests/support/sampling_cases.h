@@ -305,8 +305,8 @@ inline void ExpectATinyTemperatureToBeGreedy(Sampler& sampler) {
   }
 }
 
-// Token i of n equal ones has the numbers [i / n, (i + 1) / n): its lower bound is its own and not its neighbour's. This
-// key was searched for: its number is 21,629 / 65,536 to the last of 53 bits.
+// Token i of n equal ones has the numbers [i / n, (i + 1) / n): its lower bound is its own and not its neighbour's.
+// This key was searched for: its number is 21,629 / 65,536 to the last of 53 bits.
 inline void ExpectADrawAtABoundToBeTheTokenAboveIt(Sampler& sampler) {
   constexpr uint32_t kTokens = 65536, kToken = 21629;
   const SampleRow row{.seed = 7, .choice = 19, .position = 3264072972};

@@ -42,6 +42,55 @@ class CollectiveTest : public testing::TestWithParam<Case> {
  protected:
   static constexpr int64_t kMaxWidth = 640;
 
+  // A group without links: arenas whose flags and counts of calls are `count` and whose regions are `fill`.
+  class BareGroup {
+   public:
+    BareGroup(Ranks& ranks, int max_blocks, int64_t region_floats, uint32_t count, float fill) : ranks_(ranks) {
+      group_ = {.size = ranks.size(), .max_blocks = max_blocks, .region_floats = region_floats};
+      const std::vector<uint32_t> header(kPeerHeaderBytes / sizeof(uint32_t), count);
+      const std::vector<float> regions(static_cast<size_t>(ArenaFloats()), fill);
+      for (int rank = 0; rank < ranks.size(); ++rank) {
+        CudaDevice& device = ranks.device(rank);
+        group_.arenas[rank] =
+            static_cast<std::byte*>(device.Allocate(static_cast<size_t>(PeerArenaBytes(region_floats))));
+        device.CopyIn(group_.arenas[rank], header.data(), kPeerHeaderBytes);
+        device.CopyIn(group_.arenas[rank] + kPeerHeaderBytes, regions.data(), regions.size() * sizeof(float));
+        EXPECT_EQ(device.Synchronize(), "");
+      }
+      words_ = static_cast<uint32_t*>(ranks.device(0).AllocateHost((kMaxPeers + 1) * 128));
+      group_.abort = words_;
+    }
+    ~BareGroup() {
+      ranks_.device(0).FreeHost(words_);
+      for (int rank = 0; rank < ranks_.size(); ++rank) ranks_.device(rank).Free(group_.arenas[rank]);
+    }
+    BareGroup(const BareGroup&) = delete;
+
+    PeerGroup Of(int rank) const {
+      PeerGroup own = group_;
+      own.rank = rank;
+      own.arrivals = words_ + (rank + 1) * 32;
+      return own;
+    }
+    // What lies in a rank's regions.
+    std::vector<float> Regions(int rank) const {
+      std::vector<float> regions(static_cast<size_t>(ArenaFloats()));
+      ranks_.device(rank).CopyOut(regions.data(), group_.arenas[rank] + kPeerHeaderBytes,
+                                  regions.size() * sizeof(float));
+      EXPECT_EQ(ranks_.device(rank).Synchronize(), "");
+      return regions;
+    }
+
+   private:
+    int64_t ArenaFloats() const {
+      return (PeerArenaBytes(group_.region_floats) - kPeerHeaderBytes) / static_cast<int64_t>(sizeof(float));
+    }
+
+    Ranks& ranks_;
+    PeerGroup group_;
+    uint32_t* words_ = nullptr;
+  };
+
   // body(rank) on a thread for each.
   void RunRanks(const std::function<void(int)>& body) {
     if (!ranks_.Run(body)) ADD_FAILURE() << "no collective has ended for 60 s";
@@ -205,31 +254,37 @@ TEST_P(CollectiveTest, AbortEndsAllWaiting) {
 // Counts of calls are 32 bits, and flags are compared so that a small one follows a large one.
 TEST_P(CollectiveTest, CallsGoOnBeyondTwoToThe32) {
   const int size = ranks_.size();
-  PeerGroup group{.size = size, .max_blocks = 2, .region_floats = PeerRegionFloats(size, 64)};
-  for (int rank = 0; rank < size; ++rank) {
-    CudaDevice& device = ranks_.device(rank);
-    const auto bytes = static_cast<size_t>(PeerArenaBytes(group.region_floats));
-    group.arenas[rank] = static_cast<std::byte*>(device.Allocate(bytes));
-    const std::vector<uint32_t> counts(kPeerHeaderBytes / sizeof(uint32_t), 0xfffffffdu);  // flags and counts of calls
-    device.CopyIn(group.arenas[rank], counts.data(), kPeerHeaderBytes);
-    ASSERT_EQ(device.Synchronize(), "");
-  }
-  auto* words = static_cast<uint32_t*>(ranks_.device(0).AllocateHost((kMaxPeers + 1) * 128));
-  group.abort = words;
+  BareGroup group(ranks_, /*max_blocks=*/2, PeerRegionFloats(size, 64), /*count=*/0xfffffffdu, /*fill=*/0.0f);
   RunRanks([&](int rank) {
-    PeerGroup own = group;
-    own.rank = rank;
-    own.arrivals = words + (rank + 1) * 32;
     std::mt19937 delay(static_cast<unsigned>(rank));
     for (int round = 0; round < 8; ++round) {
       std::this_thread::sleep_for(microseconds(delay() % 300));
       DeviceFloats values(ranks_.memory(rank), RandomValues(rank, 2 * 40, round));
-      cuda::AllReduce(ranks_.context(rank), own, GetParam().variant, values.view(2));
+      cuda::AllReduce(ranks_.context(rank), group.Of(rank), GetParam().variant, values.view(2));
       EXPECT_EQ(values.Get(), TreeSum(0, size, 2 * 40, round)) << "round " << round;
     }
   });
-  ranks_.device(0).FreeHost(words);
-  for (int rank = 0; rank < size; ++rank) ranks_.device(rank).Free(group.arenas[rank]);
+}
+
+// A row of one vector, of which most ranks sum nothing, in regions that have just the room for it: what lies behind is
+// another block's, which waits for nobody here.
+TEST_P(CollectiveTest, NothingIsWrittenBehindARegion) {
+  constexpr int64_t kWidth = 4;
+  constexpr float kNobodys = 12345.0f;
+  const int size = ranks_.size();
+  const int64_t region = PeerSlice(kWidth, size) * size + kWidth;
+  BareGroup group(ranks_, /*max_blocks=*/1, region, /*count=*/0, kNobodys);
+  RunRanks([&](int rank) {
+    for (int round = 0; round < 2; ++round) {  // one for each of the block's regions
+      DeviceFloats values(ranks_.memory(rank), RandomValues(rank, kWidth, round));
+      cuda::AllReduce(ranks_.context(rank), group.Of(rank), GetParam().variant, values.view(1));
+      EXPECT_EQ(values.Get(), TreeSum(0, size, kWidth, round)) << "round " << round;
+    }
+  });
+  for (int rank = 0; rank < size; ++rank) {
+    const std::vector<float> regions = group.Regions(rank);
+    for (size_t i = static_cast<size_t>(2 * region); i < regions.size(); ++i) ASSERT_EQ(regions[i], kNobodys) << i;
+  }
 }
 
 std::vector<Case> Cases(std::initializer_list<int> sizes) {

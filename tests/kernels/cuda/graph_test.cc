@@ -4,6 +4,7 @@
 
 #include "kernels/cache/kv_cache_ops.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/linear_plan.h"
 #include "tests/kernels/cuda/cuda_test.h"
 #include "tests/support/reference.h"
 
@@ -62,10 +63,11 @@ TEST_F(CudaGraphTest, KeepsArgumentsAsTheyWere) {
   EXPECT_EQ(First(out), reference::At(x.host(), 0, 0));
 }
 
-// Above 16 rows a product is the library's, which keeps its arguments, too.
+// So many rows are the library's by any table, and it keeps its arguments, too.
 TEST_F(CudaGraphTest, KeepsProductsOfTheLibraryInOrder) {
-  Mirror x = Make(DType::kF16, 20, 16), weight = Make(DType::kF16, 8, 16), out = Make(DType::kF32, 20, 8),
-         twice = Make(DType::kF32, 20, 8);
+  constexpr int64_t kRows = kMaxWmmaRows + 1;
+  Mirror x = Make(DType::kF16, kRows, 16), weight = Make(DType::kF16, 8, 16), out = Make(DType::kF32, kRows, 8),
+         twice = Make(DType::kF32, kRows, 8);
   x.Randomize(1), weight.Randomize(2);
   const auto product = [&](const Mirror& to) {
     LinearParams p{.x = x.device(), .num_parts = 1, .accumulate = true};
@@ -80,7 +82,7 @@ TEST_F(CudaGraphTest, KeepsProductsOfTheLibraryInOrder) {
   ASSERT_NE(graph, nullptr) << device_->Synchronize();
   device_->Launch(*graph);
   out.Download(), twice.Download();
-  for (int64_t t = 0; t < 20; ++t) {
+  for (int64_t t = 0; t < kRows; ++t) {
     for (int64_t n = 0; n < 8; ++n) {
       ASSERT_NE(reference::At(out.host(), t, n), 0.0);
       ASSERT_NEAR(reference::At(twice.host(), t, n), 2 * reference::At(out.host(), t, n), 1e-4);

@@ -49,6 +49,27 @@ __global__ void MmaSmallKernel(const uint32_t* a, const uint32_t* b, float* d) {
   for (int i = 0; i < 8; ++i) d[lane * 8 + i] = sum[i];
 }
 
+__global__ void WmmaKernel(const F16* a, int a_stride, const F16* b, int b_stride, float* c, int c_stride) {
+  constexpr int kMostStride = 48;
+  GPU_SHARED(uint4, tiles, [40 * kMostStride / 8]);
+  auto* a_tile = reinterpret_cast<F16*>(tiles);
+  F16* b_tile = a_tile + 32 * kMostStride;
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int i = lane; i < 32 * a_stride; i += kLanes) a_tile[i] = a[i];
+  for (int i = lane; i < 8 * b_stride; i += kLanes) b_tile[i] = b[i];
+  __syncwarp();
+  gpu::MatrixC sums;
+  gpu::ClearMatrix(sums);
+  for (int k = 0; k < kMatrixSteps * gpu::kMatrixDepth; k += gpu::kMatrixDepth) {
+    gpu::MatrixA x;
+    gpu::MatrixB y;
+    gpu::LoadMatrix(x, a_tile + k, a_stride);
+    gpu::LoadMatrix(y, b_tile + k, b_stride);
+    gpu::MultiplyAdd(sums, x, y);
+  }
+  gpu::StoreMatrix(c, sums, c_stride);
+}
+
 // A thread reads the piece that its neighbour ordered, so that both the wait and the barrier count.
 template <int kGroupsLeft>
 GPU_DEVICE void PassOn(const uint4* tile, uint4* to) {
@@ -107,6 +128,9 @@ void MmaM16N8K16(const CudaContext& ctx, const uint32_t* a, const uint32_t* b, f
 void MmaM8N8K4(const CudaContext& ctx, bool row_b, const uint32_t* a, const uint32_t* b, float* d) {
   const auto kernel = row_b ? MmaSmallKernel<true> : MmaSmallKernel<false>;
   gpu::Launch(kernel, dim3(1), dim3(kLanes), 0, ctx.stream, a, b, d);
+}
+void Wmma(const CudaContext& ctx, const F16* a, int a_stride, const F16* b, int b_stride, float* c, int c_stride) {
+  gpu::Launch(WmmaKernel, dim3(1), dim3(kLanes), 0, ctx.stream, a, a_stride, b, b_stride, c, c_stride);
 }
 void CopyAsync(const CudaContext& ctx, const F16* from, const int32_t* valid, F16* to) {
   gpu::Launch(CopyAsyncKernel, dim3(1), dim3(kCopyPieces), 0, ctx.stream, from, valid, to);

@@ -17,6 +17,12 @@ void MmaM16N8K16(const CudaContext& ctx, const uint32_t* a, const uint32_t* b, f
 // The same with a [32, 2], b [32, 2], d [32, 8].
 void MmaM8N8K4(const CudaContext& ctx, bool row_b, const uint32_t* a, const uint32_t* b, float* d);
 
+// Through shared memory, at a time two products deep: c = a * b. a [32, 32] with rows a_stride apart, b [32, 8] with
+// columns b_stride apart, c [32, 8] with columns c_stride apart, of which nothing else is written. Strides of at
+// most 48.
+inline constexpr int kMatrixSteps = 2;
+void Wmma(const CudaContext& ctx, const F16* a, int a_stride, const F16* b, int b_stride, float* c, int c_stride);
+
 // Copies three groups of 128 pieces of 8 halves through shared memory, group by group as each has arrived; pieces with
 // valid 0 arrive as zeros. from, to [3, 128, 8], valid [3, 128].
 inline constexpr int kCopyGroups = 3, kCopyPieces = 128;

@@ -194,6 +194,43 @@ TEST_F(CudaInstructionTest, MmaM8N8K4) {
   }
 }
 
+// WMMA, 32 x 8 x 16: which lane has which element is nobody's affair, where elements lie in memory is. CUDA C++
+// Programming Guide, "Warp Matrix Functions".
+TEST_F(CudaInstructionTest, Wmma) {
+  constexpr int kRows = 32, kColumns = 8, kDepth = instructions::kMatrixSteps * 16;
+  constexpr int kAStride = 48, kBStride = 40, kCStride = 36;
+  constexpr float kUntouched = -12345.0f;
+  for (const bool integers : {true, false}) {
+    std::mt19937 random(integers ? 4 : 5);
+    Matrix a = RandomMatrix(kRows, kDepth, integers, random), b = RandomMatrix(kDepth, kColumns, integers, random);
+    std::vector<F16> a_memory(kRows * kAStride, F16{0x7e00}), b_memory(kColumns * kBStride, F16{0x7e00});  // NaN
+    for (int k = 0; k < kDepth; ++k) {
+      for (int i = 0; i < kRows; ++i) {
+        a_memory[static_cast<size_t>(i * kAStride + k)].bits = static_cast<uint16_t>(ToBits(a.at(i, k)));
+      }
+      for (int j = 0; j < kColumns; ++j) {
+        b_memory[static_cast<size_t>(j * kBStride + k)].bits = static_cast<uint16_t>(ToBits(b.at(k, j)));
+      }
+    }
+    Array<F16> device_a(*device_, a_memory), device_b(*device_, b_memory);
+    Array<float> c(*device_, std::vector<float>(kColumns * kCStride, kUntouched));
+    instructions::Wmma(ctx_, device_a.data(), kAStride, device_b.data(), kBStride, c.data(), kCStride);
+    const std::vector<float>& got = c.Download();
+    for (int j = 0; j < kColumns; ++j) {
+      for (int i = 0; i < kCStride; ++i) {
+        const float sum = got[static_cast<size_t>(j * kCStride + i)];
+        double expected = i < kRows ? 0.0 : kUntouched;
+        for (int k = 0; k < kDepth && i < kRows; ++k) expected += static_cast<double>(a.at(i, k)) * b.at(k, j);
+        if (integers || i >= kRows) {
+          ASSERT_EQ(sum, expected) << i << ", " << j;
+        } else {
+          ASSERT_NEAR(sum, expected, 1e-4 * std::max(1.0, std::abs(expected))) << i << ", " << j;
+        }
+      }
+    }
+  }
+}
+
 // PTX manual, "ldmatrix": rows of matrix j are named by lanes 8 j to 8 j + 7, in any order.
 TEST_F(CudaInstructionTest, Ldmatrix) {
   if (!Has(75)) GTEST_SKIP() << "from sm_75 on";  // a V100 has no such instruction; the emulator has
