@@ -4,7 +4,6 @@ import json
 import pathlib
 import signal
 import socket
-import threading
 import time
 
 import grpc
@@ -14,7 +13,7 @@ import requests
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from harness import MODEL, Server, run
+from harness import MODEL, Server, run, wait_until
 
 PROMPT = "Call me Ishmael."
 LONG = {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True, "temperature": 1, "seed": 1, "stream": True}
@@ -43,13 +42,6 @@ def key_id(key_file):
 def post(server, key, path="/v1/completions", **fields):
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return requests.post(server.url + path, json={"prompt": PROMPT, "max_tokens": 2, **fields}, headers=headers, timeout=60)
-
-
-def wait_until(holds, what, seconds=15):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.02)
 
 
 def reload(server, log):

@@ -3,7 +3,6 @@ long does to the others, what is said where there is no GPU, and the page that t
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 

@@ -104,6 +104,13 @@ class Server:
             time.sleep(0.02)
 
 
+def wait_until(holds, what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
 def generated_ids(choice):
     """The ids behind a choice asked for with logprobs and return_tokens_as_token_ids."""
     return [int(token.removeprefix("token_id:")) for token in choice["logprobs"]["tokens"]]

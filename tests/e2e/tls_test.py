@@ -13,7 +13,7 @@ import pytest
 import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from harness import MODEL, Server, run
+from harness import MODEL, Server, run, wait_until
 
 PROMPT = "Call me Ishmael."
 
@@ -69,13 +69,6 @@ def subject(address):
     pem = ssl.get_server_certificate((host, int(port)), timeout=30)
     return subprocess.run(["openssl", "x509", "-noout", "-subject"], input=pem, capture_output=True, text=True,
                           check=True).stdout.strip().rsplit(" ", 1)[-1]
-
-
-def wait_until(holds, what, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.05)
 
 
 def test_answers_whole_and_streamed_are_those_of_clear_text(running, server):

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import requests
 
-from faulty import FaultyServer, Probes, answer_of, answers_of, body_of
+from faulty import FaultyServer, Probes, answer_of, answers_of, body_of, undisturbed_answers
 
 STREAMS = [body_of(index, max_tokens=80) for index in range(32)]
 MANY_DEATHS = ("--max-engine-deaths", 1000)
@@ -16,18 +16,7 @@ MANY_DEATHS = ("--max-engine-deaths", 1000)
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The answers to STREAMS by ranks."""
-    answers = {}
-
-    def by_ranks(ranks):
-        if ranks not in answers:
-            log = tmp_path_factory.mktemp("undisturbed") / "log"
-            with FaultyServer("--tensor-parallel-size", ranks, log=log) as server:
-                answers[ranks] = answers_of(server, STREAMS)
-                assert server.metric("optserve_engine_restarts_total") == 0
-        return answers[ranks]
-
-    return by_ranks
+    return undisturbed_answers(STREAMS, tmp_path_factory)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -90,6 +90,21 @@ def answers_of(server, bodies):
         return list(pool.map(lambda body: answer_of(server, body), bodies))
 
 
+def undisturbed_answers(bodies, tmp_path_factory):
+    """A function of the number of ranks: the answers to `bodies` of a server to which nothing happens, asked once."""
+    answers = {}
+
+    def by_ranks(ranks):
+        if ranks not in answers:
+            log = tmp_path_factory.mktemp("undisturbed") / "log"
+            with FaultyServer("--tensor-parallel-size", ranks, log=log) as server:
+                answers[ranks] = answers_of(server, bodies)
+                assert server.metric("optserve_engine_restarts_total") == 0
+        return answers[ranks]
+
+    return by_ranks
+
+
 class Probes:
     """Has prober.py ask /livez and /readyz until it is left; `statuses` has what came back, by path."""
 

@@ -161,10 +161,7 @@ def test_r22_no_memory_at_a_restart_is_tried_again(tmp_path):
         resource.prlimit(server.process.pid, resource.RLIMIT_AS,
                          (psutil.Process(server.process.pid).memory_info().vms + (32 << 20), resource.RLIM_INFINITY))
         server.engines()[0].kill()
-        deadline = time.monotonic() + 10
-        while len(server.events("engine_died")) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        harness.wait_until(lambda: len(server.events("engine_died")) >= 2, "the second death", seconds=10)
         resource.prlimit(server.process.pid, resource.RLIMIT_AS, infinite)
         assert answers_of(server, [body_of(i, 40) for i in range(4)]) == expected
 
@@ -201,22 +198,15 @@ def test_r27_a_usage_log_on_a_disk_that_is_read_only_when_it_is_rotated(tmp_path
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], check=True)
         try:
             server.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: server.events("reloaded"))
+            harness.wait_until(lambda: server.events("reloaded"), "the reload")
             failed, = server.events("reload_failed")
             assert failed["what"] == "usage_log" and "Read-only file system" in failed["why"]
             server.complete("Call me", max_tokens=1)
         finally:
             subprocess.run(["umount", "-l", folder], check=True)
-        wait_until(lambda: lines(folder / "usage.1") == 2)  # the file it had
+        harness.wait_until(lambda: lines(folder / "usage.1") == 2, "the second line")  # the file it had
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(server.events("reloaded")) == 2)
+        harness.wait_until(lambda: len(server.events("reloaded")) == 2, "the second reload")
         server.complete("Call me", max_tokens=1)
-        wait_until(lambda: usage.exists() and lines(usage) == 1)
+        harness.wait_until(lambda: usage.exists() and lines(usage) == 1, "the line of the new file")
         assert server.metric("optserve_usage_records_lost_total") == 0
-
-
-def wait_until(holds, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

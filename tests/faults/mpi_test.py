@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import harness
-from faulty import FaultyServer, answer_of, answers_of, body_of
+from faulty import FaultyServer, answer_of, answers_of, body_of, undisturbed_answers
 from other_host import OtherHost, ip
 
 STREAMS = [body_of(index, max_tokens=60) for index in range(16)]
@@ -22,17 +22,7 @@ MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The answers to STREAMS by ranks, from ranks that are threads."""
-    answers = {}
-
-    def by_ranks(ranks):
-        if ranks not in answers:
-            log = tmp_path_factory.mktemp("undisturbed") / "log"
-            with FaultyServer("--tensor-parallel-size", ranks, log=log) as server:
-                answers[ranks] = answers_of(server, STREAMS)
-        return answers[ranks]
-
-    return by_ranks
+    return undisturbed_answers(STREAMS, tmp_path_factory)  # from ranks that are threads
 
 
 def group_server(ranks, log, *args, launcher=None, faults=""):
@@ -49,17 +39,12 @@ def ranks_of(server):
 def wait_for_death(server, seconds=15):
     """Returns after how many seconds it is known."""
     begin = time.monotonic()
-    while not server.events("engine_died"):
-        assert time.monotonic() < begin + seconds
-        time.sleep(0.02)
+    harness.wait_until(lambda: server.events("engine_died"), "a death", seconds)
     return time.monotonic() - begin
 
 
 def wait_for_steps(server, seconds=15):
-    deadline = time.monotonic() + seconds
-    while server.metric("optserve_requests_running") == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    harness.wait_until(lambda: server.metric("optserve_requests_running") > 0, "a request's start", seconds)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
