@@ -347,6 +347,9 @@ int RunCommandLine(int argc, char** argv) {
   if (!is_command && !first.empty() && first.front() != '-') {
     return Fail(InvalidArgument("there is no command '{}'; see optserve --help", first));
   }
+  if (!is_command && !first.empty() && app.get_option_no_throw(first) == nullptr) {
+    return Fail(InvalidArgument("there is no option '{}' in front of a command; see optserve --help", first));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& answer) {  // --help, --version

@@ -116,6 +116,7 @@ Outcome ClientTarget::Complete(const LoadRequest& request, const std::function<v
       {.timeout = std::chrono::milliseconds(static_cast<int64_t>(options_.timeout_seconds * 1e3)), .times = &times});
   if (!status.ok()) {
     outcome.error = ErrorClass(status);
+    outcome.message = std::string(status.message());
     outcome.in_stream = counter.has_seen_any();
   }
   if (times.sent.time_since_epoch().count() > 0) outcome.handed_over = times.sent;

@@ -16,6 +16,7 @@ namespace optserve::bench {
 // How a request ended.
 struct Outcome {
   std::string error;          // its class, such as "429 rate_limit_exceeded"; empty: answered whole
+  std::string message = {};   // of the error, for people; empty: there is nothing to add
   bool in_stream = false;     // the error came when tokens had already come
   int64_t prompt_tokens = 0;  // as the server counted them; 0: it did not say
   int64_t output_tokens = 0;  // likewise

@@ -17,6 +17,16 @@ constexpr double kSweepParts[] = {0.1, 0.25, 0.5, 0.7, 0.85, 1.0, 1.15};
 constexpr std::chrono::milliseconds kCounterDelay{60};
 constexpr int kMostReadings = 33;
 
+// Of a load that came to nothing: its first error, with what the server said.
+absl::Status NothingAnswered(const Run& run) {
+  const auto failed =
+      std::ranges::find_if(run.records, [](const RequestRecord& record) { return !record.outcome.error.empty(); });
+  if (failed == run.records.end()) return absl::FailedPreconditionError("no request was answered: none was sent");
+  const Outcome& outcome = failed->outcome;
+  return absl::FailedPreconditionError(fmt::format("no request was answered: {}{}{}", outcome.error,
+                                                   outcome.message.empty() ? "" : ", ", outcome.message));
+}
+
 class Session {
  public:
   Session(const SessionOptions& options, const Subject& subject) : options_(options), subject_(subject) {}
@@ -32,10 +42,7 @@ class Session {
     report_.is_sweep = options_.sweep;
     if (options_.rates.empty()) {
       RunOne(fmt::format("closed loop, {} at a time", options_.concurrency), 0.0);
-      if (const Summary& first = report_.runs.front().summary; first.answered == 0) {
-        return absl::FailedPreconditionError(fmt::format(
-            "no request was answered: {}", first.errors.empty() ? "none was sent" : first.errors.begin()->first));
-      }
+      if (report_.runs.front().summary.answered == 0) return NothingAnswered(report_.runs.front());
     }
     for (const double rate : options_.rates) RunRate(rate);
     if (options_.sweep) Sweep();

@@ -15,6 +15,7 @@ namespace optserve {
 namespace {
 
 absl::Status Run(const KernelBenchOptions& kernels, bool print_json, const BenchOptions& options) {
+  OPTSERVE_RETURN_IF_ERROR(CheckOutputs(options.outputs));
   OPTSERVE_ASSIGN_OR_RETURN(const KernelReport report, MeasureKernels(kernels));
   const std::string json = KernelReportJson(report);
   std::fputs(print_json ? json.c_str() : KernelReportText(report).c_str(), stdout);

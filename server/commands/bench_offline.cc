@@ -82,6 +82,7 @@ class EngineTarget final : public bench::Target {
     }
     bench::Outcome outcome{.prompt_tokens = std::ssize(request.prompt), .output_tokens = sink->output_tokens()};
     if (!status.ok()) outcome.error = absl::StatusCodeToString(status.code());
+    if (!status.ok()) outcome.message = std::string(status.message());
     outcome.in_stream = !status.ok() && outcome.output_tokens > 0;
     return outcome;
   }
@@ -127,6 +128,7 @@ class EngineTarget final : public bench::Target {
 };
 
 absl::Status Run(const ServerConfig& config, BenchOptions& options) {
+  OPTSERVE_RETURN_IF_ERROR(CheckOutputs(options.outputs));
   OPTSERVE_ASSIGN_OR_RETURN(const std::filesystem::path directory, ModelDirectoryOf(config));
   const std::string name = ModelName(config.model);
   OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<EngineClient> engine, StartEngineHere(config, directory));

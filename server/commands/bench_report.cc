@@ -3,9 +3,11 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -44,6 +46,15 @@ std::string DescribeMachine() {
 }
 
 std::string TimeNow() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))); }
+
+absl::Status CheckOutputs(const BenchOutputs& outputs) {
+  for (const std::string& path : {outputs.json, outputs.csv, outputs.html}) {
+    if (!path.empty() && !std::ofstream(path, std::ios::app)) {
+      return InvalidArgument("{} cannot be written: {}", path, std::generic_category().message(errno));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status WriteReports(const BenchOutputs& outputs, const ReportFiles& files) {
   OPTSERVE_RETURN_IF_ERROR(WriteText(outputs.json, files.json));

@@ -19,6 +19,9 @@ std::string DescribeMachine();
 // "2026-11-29T12:00:00Z".
 std::string TimeNow();
 
+// Whether the files can be written: asked before a load, which may take hours. Makes those that are not there.
+absl::Status CheckOutputs(const BenchOutputs& outputs);
+
 // What goes into files; empty: nothing does, whatever the outputs say.
 struct ReportFiles {
   std::string json = {};

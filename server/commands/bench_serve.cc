@@ -23,6 +23,7 @@ bool IsHere(const std::string& address) {
 }
 
 absl::Status Run(BenchOptions& options) {
+  OPTSERVE_RETURN_IF_ERROR(CheckOutputs(options.outputs));
   const BenchServer& server = options.server;
   OPTSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<bench::ClientTarget> target,
                             bench::ClientTarget::Make({.address = server.address,

@@ -1,5 +1,8 @@
 #include "server/commands/bench_words.h"
 
+#include <cmath>
+#include <string>
+
 namespace optserve {
 namespace {
 
@@ -23,13 +26,22 @@ void AddWorkload(CLI::App& command, bench::WorkloadOptions& workload) {
   add("--seed", workload.seed, "the same seed, the same requests")->type_name("N");
 }
 
+// CLI11's own says up to where, in three hundred digits.
+const CLI::Validator kPositive(
+    [](std::string& text) -> std::string {
+      double value = 0.0;
+      const bool is_number = CLI::detail::lexical_cast(text, value);
+      return is_number && value > 0 && std::isfinite(value) ? "" : "it is " + text + ", but must be a number above 0";
+    },
+    "POSITIVE");
+
 // Milliseconds on the command line.
 void AddLimit(CLI::App& command, const char* flag, double& seconds, const char* help) {
   command
       .add_option_function<double>(
           flag, [&seconds](double ms) { seconds = ms * 1e-3; }, help)
       ->type_name("MS")
-      ->check(CLI::PositiveNumber)
+      ->check(kPositive)
       ->group("Limits, for goodput");
 }
 
@@ -53,7 +65,7 @@ void AddBenchOptions(CLI::App& command, BenchOptions& options) {
                   "open loop: requests per second, as a Poisson process; several: one load after the other")
       ->type_name("R,...")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(kPositive)
       ->group("Load");
   command.add_flag("--even", session.even, "open loop: at equal distances instead")->group("Load");
   command.add_flag("--sweep", session.sweep, "a closed loop, then rates up to the knee and beyond")
@@ -91,7 +103,7 @@ void AddBenchServer(CLI::App& command, BenchServer& server) {
           "for servers that know OpenAI's own fields only: prompts of words, some as many tokens; answers may end "
           "early")
       ->group("Server");
-  add("--timeout", server.timeout_seconds, "of a request")->type_name("SECONDS")->check(CLI::PositiveNumber);
+  add("--timeout", server.timeout_seconds, "of a request")->type_name("SECONDS")->check(kPositive);
 }
 
 }  // namespace optserve

@@ -226,3 +226,18 @@ def test_who_does_not_answer_is_named():
     assert ended.returncode == 1 and "127.0.0.1:1" in ended.stderr
     assert run("bench", "serve", "--url", "nowhere").returncode == 2
     assert run("bench", "offline", MODEL, "--workload", "chat").returncode == 2
+
+
+def test_what_the_server_says_to_a_load_that_comes_to_nothing_is_said(server):
+    # Ids of OPT's own vocabulary, of which the demo model has the first 4096.
+    ended = run("bench", "serve", "--url", server.url, "--requests", 2, "--warm-up", 0, "--no-roof")
+    assert ended.returncode == 2 and "no request was answered: 400, prompt[" in ended.stderr, ended.stderr
+    assert "0 to 4095" in ended.stderr
+
+
+def test_files_that_cannot_be_written_are_refused_before_the_load(server):
+    ended = run("bench", "serve", "--url", server.url, "--csv", "/no/such/folder/x.csv")
+    assert ended.returncode == 2 and "/no/such/folder/x.csv cannot be written: No such" in ended.stderr
+    assert ended.stdout == "" and "closed loop" not in ended.stderr
+    bad = run("bench", "serve", "--url", server.url, "--rate", "0")
+    assert bad.returncode == 2 and "--rate: it is 0, but must be a number above 0" in bad.stderr

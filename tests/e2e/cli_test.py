@@ -243,7 +243,7 @@ def test_the_wrong_port_is_recognised(server):
     (["score", "/no/such"], "/no/such"), (["models", "--address", "localhost:8000"], "write http://HOST:PORT"),
     (["models", "--api-key-file", "/no/such"], "/no/such"), (["watch", "--interval", 0], "interval"),
     (["models", "--address", "https://localhost:1", "--ca-file", "/no/such"], "/no/such"),
-    (["completion", "powershell"], "bash, zsh and fish"),
+    (["completion", "powershell"], "bash, zsh and fish"), (["--verison"], "no option '--verison'"),
 ], ids=str)
 def test_bad_usage_is_exit_code_2(server, args, says):
     ended = cli(*args, address=server.url)

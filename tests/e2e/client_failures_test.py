@@ -1,6 +1,8 @@
 """What the C++ client makes of a real server that is closed to it, busy, or dies; seen through optserve-cli."""
 
 import contextlib
+import http.server
+import json
 import signal
 import socket
 import ssl
@@ -159,6 +161,28 @@ def test_who_leaves_frees_the_server(server, protocol):
     process.communicate(timeout=10)
     assert process.returncode == -signal.SIGINT
     server.wait_for_metric("optserve_requests_running", 0)
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 0], [0, 2], [0, -1], [0, 1 << 31], []], ids=str)
+def test_scores_of_other_texts_than_were_asked_for_are_an_error(indices):
+    logprobs = {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [None], "text_offset": [0]}
+    body = json.dumps({"choices": [{"index": index, "text": "a", "logprobs": logprobs} for index in indices]})
+
+    class Wrong(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Wrong) as wrong:
+        threading.Thread(target=wrong.handle_request).start()
+        ended = cli("score", stdin="one\ntwo\n", address=f"http://127.0.0.1:{wrong.server_port}")
+    assert (ended.returncode, ended.stdout) == (1, "") and ended.stderr.startswith("optserve-cli: "), ended.stderr
 
 
 def test_a_reader_that_closes_its_pipe_ends_the_command(server):

@@ -40,6 +40,11 @@ def test_bad_usage_is_exit_code_2(args):
     assert ended.returncode == 2 and ended.stderr and not ended.stdout
 
 
+def test_an_option_that_is_none_is_named_where_a_command_should_be():
+    ended = run("--verison")
+    assert ended.returncode == 2 and "no option '--verison'" in ended.stderr
+
+
 def test_generate_takes_the_fields_of_the_api():
     ended = run("generate", MODEL, "--prompt", CASE["prompt"], "--temperature", 0, "--max-tokens", 3, "--logprobs", 2,
                 "--echo", "--stop", "zzz", "--stop", "yyy", "--json")

@@ -140,6 +140,11 @@ int RunCommandLine(int argc, char** argv) {
     return Fail(absl::InvalidArgumentError("there is no command '" + first + "'; see optserve-cli --help"),
                 words.access);
   }
+  if (!first.empty() && first.front() == '-' && app.get_option_no_throw(first) == nullptr) {
+    return Fail(
+        absl::InvalidArgumentError("there is no option '" + first + "' in front of a command; see optserve-cli --help"),
+        words.access);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& answer) {  // --help, --version

@@ -79,11 +79,15 @@ class Scorer {
       }
       return absl::OkStatus();
     }
-    if (answer->choices_size() != static_cast<int>(texts.size())) {
-      return absl::InternalError(fmt::format("{} texts got {} scores", texts.size(), answer->choices_size()));
-    }
     std::vector<const v1::Choice*> choices(texts.size());
-    for (const v1::Choice& choice : answer->choices()) choices.at(choice.index()) = &choice;
+    size_t scored = 0;
+    for (const v1::Choice& choice : answer->choices()) {
+      const auto index = static_cast<size_t>(choice.index());
+      if (index < choices.size() && std::exchange(choices[index], &choice) == nullptr) ++scored;
+    }
+    if (scored != texts.size()) {
+      return absl::InternalError(fmt::format("{} texts got {} scores", texts.size(), scored));
+    }
     for (size_t i = 0; i < texts.size(); ++i) Scored(texts[i], client::ScoreOf(*choices[i]));
     return absl::OkStatus();
   }
@@ -91,7 +95,8 @@ class Scorer {
   // The summary; the exit code.
   int End() const {
     const client::Score all = {.tokens = tokens_, .log_likelihood = log_likelihood_};
-    fmt::print(stderr, "{} texts, {} tokens, perplexity {:.4f}", index_ - refused_, all.tokens, all.Perplexity());
+    fmt::print(stderr, "{} texts, {} tokens", index_ - refused_, all.tokens);
+    if (all.tokens > 0) fmt::print(stderr, ", perplexity {:.4f}", all.Perplexity());
     if (refused_ > 0) fmt::print(stderr, "; {} refused", refused_);
     fmt::print(stderr, "\n");
     return refused_ > 0 ? kExitRuntimeError : kExitOk;
