@@ -1,6 +1,6 @@
 """What TLS and traces cost the front end, as ratios of its CPU time in one run:
 
-    cmake --build build/release --target optserve && build/test-venv/bin/python tests/bench/front_cost.py [--rounds N]
+    cmake --build build/release --target optserve && build/test-venv/bin/python tests/bench/front_cost.py
 
 Servers of the demo model stand side by side: in clear, with TLS, and with traces to a collector of this program's, of none,
 a hundredth and all of the requests. Each round asks them in turns, so that a busy machine is busy for all of them, and the
@@ -35,6 +35,7 @@ from harness import BINARY, Server  # noqa: E402  (the path above comes first)
 STREAMS, TOKENS = 64, 256  # of a measurement of tokens: streams at a time, tokens of each
 REQUESTS, SHORT = 512, 16  # of a measurement of traces, which are made by request
 CONNECTIONS = 200
+MEASURES = ["tokens", "connections", "traces"]
 LIST_MODELS = "/optserve.v1.Completion/ListModels"
 
 
@@ -107,7 +108,7 @@ class Variant:
         return self._difference(self.connect, ask)
 
     def grpc_connection(self):
-        def ask(channel):
+        def ask(channel):  # in bytes: the environment of the tests has no stubs of ours here
             channel.unary_unary(LIST_MODELS, request_serializer=None, response_deserializer=None)(b"", timeout=10)
 
         return self._difference(self.channel, ask)
@@ -125,6 +126,15 @@ class Variant:
             for _ in range(CONNECTIONS):
                 ask(connection)
         return (new - (cpu_seconds(self.server) - before)) / CONNECTIONS
+
+
+def measure(variants, rounds, cost):
+    """`cost` of each variant in turns: seconds of each round by variant."""
+    seconds = {variant.name: [] for variant in variants}
+    for _ in rounds:
+        for variant in variants:
+            seconds[variant.name].append(cost(variant))
+    return seconds
 
 
 def report(what, unit, base, measured):
@@ -155,7 +165,9 @@ def spans(variant):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = range(parser.parse_args().rounds)
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=MEASURES)
+    options = parser.parse_args()
+    rounds = range(options.rounds)
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cert, key = certificate(folder)
@@ -173,25 +185,16 @@ def main():
                   for sampling in (0, 0.01, 1)]
         print(f"{len(rounds)} rounds, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores at the start", flush=True)
 
-        # The Python environment of the tests has no stubs of ours here, so gRPC is asked in bytes.
-        for protocol, url in (("HTTP", lambda v: v.http), ("gRPC", lambda v: v.grpc)):
-            cost = {variant.name: [] for variant in (plain, tls)}
-            for _ in rounds:
-                for variant in (plain, tls):
-                    cost[variant.name].append(variant.load(url(variant), STREAMS, STREAMS, TOKENS) / TOKENS)
+        secured, variants = (plain, tls), (plain, *traced)
+        urls = {"HTTP": lambda variant: variant.http, "gRPC": lambda variant: variant.grpc}
+        connections = {"HTTP": Variant.http_connection, "gRPC": Variant.grpc_connection}
+        for protocol, url in urls.items() if "tokens" in options.measure else ():
+            cost = measure(secured, rounds, lambda v, url=url: v.load(url(v), STREAMS, STREAMS, TOKENS) / TOKENS)
             report(f"{protocol}, {STREAMS} streams of {TOKENS} tokens", "a token", plain.name, cost)
-        for protocol, measure in (("HTTP", Variant.http_connection), ("gRPC", Variant.grpc_connection)):
-            cost = {variant.name: [] for variant in (plain, tls)}
-            for _ in rounds:
-                for variant in (plain, tls):
-                    cost[variant.name].append(measure(variant))
-            report(f"{protocol}, a connection of its own", "a connection", plain.name, cost)
-        variants = [plain, *traced]
-        for protocol, url in (("HTTP", lambda v: v.http), ("gRPC", lambda v: v.grpc)):
-            cost = {variant.name: [] for variant in variants}
-            for _ in rounds:
-                for variant in variants:
-                    cost[variant.name].append(variant.load(url(variant), STREAMS, REQUESTS, SHORT))
+        for protocol, connection in connections.items() if "connections" in options.measure else ():
+            report(f"{protocol}, a connection of its own", "a connection", plain.name, measure(secured, rounds, connection))
+        for protocol, url in urls.items() if "traces" in options.measure else ():
+            cost = measure(variants, rounds, lambda v, url=url: v.load(url(v), STREAMS, REQUESTS, SHORT))
             report(f"{protocol}, streamed answers of {SHORT} tokens", "a request", plain.name, cost)
         time.sleep(2)  # spans go a second's at a time
         print("spans that the collector took: " + ", ".join(f"{spans(one):.0f} with {one.name}" for one in traced))
