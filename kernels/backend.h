@@ -128,8 +128,9 @@ enum class DeviceKind { kCpu, kCuda };
 
 struct DeviceSpec {
   DeviceKind kind = DeviceKind::kCpu;
-  int index = 0;        // CUDA: which device
-  int num_threads = 0;  // CPU: threads of this rank's pool, the calling thread included; 0: all of the machine
+  int index = 0;         // CUDA: which device
+  bool or_only = false;  // CUDA: if the process sees but one, that one, whatever the index (srun --gpus-per-task=1)
+  int num_threads = 0;   // CPU: threads of this rank's pool, the calling thread included; 0: all of the machine
 };
 
 // FailedPrecondition, with what to do, if this build or machine has no such device.

@@ -10,7 +10,7 @@ namespace optserve {
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const DeviceSpec& spec) {
   if (spec.kind == DeviceKind::kCpu) return MakeCpuBackend(DetectCpu(spec.num_threads));
 #if defined(OPTSERVE_CUDA)
-  OpenedCudaDevice opened = OpenCudaDevice(spec.index);
+  OpenedCudaDevice opened = OpenCudaDevice(spec.index, spec.or_only);
   if (opened.device == nullptr) return absl::FailedPreconditionError(opened.error);
   return MakeCudaBackend(std::move(opened.device));
 #else

@@ -24,6 +24,7 @@ constexpr int kAbortTag = 2;
 constexpr int kTensorTag = 3;
 constexpr size_t kMaxReason = 1000;  // bytes of an abort, so that it goes out without a receiver's consent
 constexpr std::chrono::milliseconds kAbortTime{500};
+constexpr std::chrono::milliseconds kRound{10};  // of WaitTogether
 
 double SecondsSince(steady_clock::time_point begin) {
   return std::chrono::duration<double>(steady_clock::now() - begin).count();
@@ -52,6 +53,11 @@ absl::StatusOr<std::unique_ptr<MpiGroup>> MpiGroup::Join() {
   MPI_Comm neighbours = MPI_COMM_NULL;
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &neighbours);
   MPI_Comm_size(neighbours, &group->ranks_on_this_host_);
+  MPI_Comm_rank(neighbours, &group->rank_on_this_host_);
+  int32_t first = group->rank_;
+  MPI_Bcast(&first, 1, MPI_INT32_T, 0, neighbours);
+  group->first_of_host_.resize(static_cast<size_t>(size));
+  MPI_Allgather(&first, 1, MPI_INT32_T, group->first_of_host_.data(), 1, MPI_INT32_T, MPI_COMM_WORLD);
   MPI_Comm_free(&neighbours);
 
   using Host = std::array<char, MPI_MAX_PROCESSOR_NAME>;
@@ -264,6 +270,24 @@ bool MpiGroup::Exchange(const std::vector<Transfer>& sends, const std::vector<Tr
     if (request != MPI_REQUEST_NULL) MPI_Cancel(&request);
   }
   return false;
+}
+
+MpiGroup::Progress MpiGroup::WaitTogether(const std::function<Progress()>& how_far) {
+  std::vector<Progress> all(hosts_.size());
+  while (true) {
+    const steady_clock::time_point begin = steady_clock::now();
+    Progress& mine = all[static_cast<size_t>(rank_)];
+    Patience patience;
+    while ((mine = how_far()) == Progress::kWaiting && steady_clock::now() - begin < kRound) patience.Rest();
+    std::vector<Transfer> sends, receives;
+    for (int rank = 0; rank < size(); ++rank) {
+      if (rank == rank_) continue;
+      sends.push_back({rank, &mine, sizeof(Progress)});
+      receives.push_back({rank, &all[static_cast<size_t>(rank)], sizeof(Progress)});
+    }
+    if (!Exchange(sends, receives) || mine == Progress::kFailed) return Progress::kFailed;
+    if (std::ranges::count(all, Progress::kDone) == size()) return Progress::kDone;
+  }
 }
 
 }  // namespace optserve

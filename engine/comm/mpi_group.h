@@ -36,6 +36,9 @@ class MpiGroup {
   int rank() const { return rank_; }
   int size() const { return static_cast<int>(hosts_.size()); }
   int ranks_on_this_host() const { return ranks_on_this_host_; }
+  int rank_on_this_host() const { return rank_on_this_host_; }  // among those
+  // The lowest rank of each rank's machine.
+  const std::vector<int32_t>& first_of_host() const { return first_of_host_; }
   std::string Name(int rank) const;  // "rank 1 on host b"
 
   // Messages between rank 0 and the others, of any length, in order. `limit_seconds` 0: as long as it takes.
@@ -52,6 +55,13 @@ class MpiGroup {
   };
   // All of them at the same time; false if the group ended meanwhile. Ranks make the same calls in the same order.
   bool Exchange(const std::vector<Transfer>& sends, const std::vector<Transfer>& receives);
+
+  enum class Progress : int8_t { kWaiting, kDone, kFailed };
+  // For what is waited for elsewhere, such as a GPU, which does not tell who holds it up: asks `how_far` until it says
+  // kDone on all ranks, and meanwhile exchanges the answers, so that a rank that has gone or hangs ends the group as in
+  // Exchange. Where it says kFailed that is returned, once all ranks are known to be there; the caller aborts, and the
+  // others wait for that. kFailed also if the group has ended.
+  Progress WaitTogether(const std::function<Progress()>& how_far);
 
   // The silence of another rank during Exchange that ends the group; 0: any may take as long as it likes.
   void set_silence_limit_seconds(double seconds) { silence_limit_seconds_ = seconds; }
@@ -77,7 +87,9 @@ class MpiGroup {
 
   int rank_ = 0;
   int ranks_on_this_host_ = 1;
-  std::vector<std::string> hosts_;  // by rank
+  int rank_on_this_host_ = 0;
+  std::vector<int32_t> first_of_host_;  // by rank
+  std::vector<std::string> hosts_;      // by rank
   MPI_Comm messages_ = MPI_COMM_NULL;
   MPI_Comm tensors_ = MPI_COMM_NULL;
   std::atomic<double> silence_limit_seconds_ = 0;

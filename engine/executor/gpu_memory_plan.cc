@@ -5,6 +5,7 @@
 #include "engine/executor/rank_setup.h"
 #include "engine/executor/rank_worker.h"
 #include "engine/util/log.h"
+#include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
 namespace optserve {
@@ -24,6 +25,19 @@ int64_t GraphBytes(const EngineConfig& config, const OptConfig& model) {
 }
 
 }  // namespace
+
+absl::Status CheckWeightsFit(const EngineConfig& config, const OptTensors& tensors, Backend& backend) {
+  const int64_t free_bytes = backend.FreeBytes();
+  const int64_t all = tensors.num_parameters() * static_cast<int64_t>(SizeOf(DType::kF16));
+  const int64_t needed = all / config.tensor_parallel_size;
+  if (needed <= free_bytes) return absl::OkStatus();
+  int64_t size = config.tensor_parallel_size;
+  while (size < 1024 && all / size > free_bytes * 9 / 10) size *= 2;
+  return ResourceExhausted(
+      "{} needs {} bytes for its part of the weights and has {} free: {} too few; a tensor_parallel_size of {} would "
+      "fit",
+      backend.info().name, needed, free_bytes, needed - free_bytes, size);
+}
 
 absl::StatusOr<PlannedGpu> PlanGpuMemory(const EngineConfig& config, const OptConfig& model,
                                          const GpuPlanInputs& fullest) {

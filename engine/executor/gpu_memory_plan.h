@@ -6,6 +6,8 @@
 #include "engine/config.h"
 #include "engine/executor/executor.h"
 #include "engine/model/opt_config.h"
+#include "engine/model/opt_weights.h"
+#include "kernels/backend.h"
 
 namespace optserve {
 
@@ -46,6 +48,10 @@ struct PlannedGpu {
   GpuMemoryPlan memory;
   KvBudget kv;
 };
+
+// Before anything is copied: whether a rank's part of the weights, as f16, fits into its device. ResourceExhausted says
+// how much is missing, and how many ranks would do.
+absl::Status CheckWeightsFit(const EngineConfig& config, const OptTensors& tensors, Backend& backend);
 
 // Sizes the KV pool by what the fullest rank has left. ResourceExhausted names the shortfall and what would fit.
 absl::StatusOr<PlannedGpu> PlanGpuMemory(const EngineConfig& config, const OptConfig& model,

@@ -1,5 +1,3 @@
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <functional>
 #include <mutex>
@@ -55,7 +53,8 @@ class LocalExecutor final : public Executor {
     OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, SizePool());
     const StepLimits limits = LimitsOf(config_, model_config_);
     for (RankWorker& rank : ranks_) OPTSERVE_RETURN_IF_ERROR(rank.Allocate(kv, limits));
-    OPTSERVE_RETURN_IF_ERROR(CaptureGraphs());
+    OPTSERVE_RETURN_IF_ERROR(
+        OnAllRanks([&](RankWorker& rank) { return CaptureDecodeGraphs(config_, model_config_, rank); }));
 
     demand_.emplace(MakeDemandModel(config_, model_config_, tensors));
     return MakeStartResult(config_, model_config_, tensors, kv);
@@ -94,20 +93,6 @@ class LocalExecutor final : public Executor {
     return std::move(results_[0]);
   }
 
-  // Before anything is copied: f16 weights, and what a rank shares with others, on a device of its own.
-  absl::Status CheckFits(Backend& backend, const OptTensors& tensors) const {
-    const int64_t free_bytes = backend.FreeBytes();
-    const int64_t all = tensors.num_parameters() * static_cast<int64_t>(SizeOf(DType::kF16));
-    const int64_t needed = all / config_.tensor_parallel_size;
-    if (needed <= free_bytes) return absl::OkStatus();
-    int64_t size = config_.tensor_parallel_size;
-    while (size < 1024 && all / size > free_bytes * 9 / 10) size *= 2;
-    return ResourceExhausted(
-        "{} needs {} bytes for its part of the weights and has {} free: {} too few; a tensor_parallel_size of {} would "
-        "fit",
-        backend.info().name, needed, free_bytes, needed - free_bytes, size);
-  }
-
   absl::StatusOr<KvBudget> SizePool() {
     if (config_.device != DeviceChoice::kCuda) {
       const KvCache::Shape shape{.num_layers = model_config_.num_layers,
@@ -135,29 +120,6 @@ class LocalExecutor final : public Executor {
     return planned.kv;
   }
 
-  // The decode steps that are replayed as graphs; on the CPU there are none.
-  absl::Status CaptureGraphs() {
-    const std::vector<int64_t> batches = GraphBatchesOf(config_, model_config_);
-    if (config_.device != DeviceChoice::kCuda || batches.empty()) return absl::OkStatus();
-    const Log log(LogFormat::kText);
-    if (const std::string why_not = ranks_[0].WhyNoGraphs(); !why_not.empty()) {
-      log.Info("no_graphs", {{"why", why_not}});
-      return absl::OkStatus();
-    }
-    const int64_t free_before = ranks_[0].backend().FreeBytes();
-    OPTSERVE_RETURN_IF_ERROR(OnAllRanks([&](RankWorker& rank) {
-      absl::Status status = rank.CaptureGraphs(batches);
-      if (!status.ok()) rank.comm().Abort(status);  // the others may wait for it
-      return status;
-    }));
-    const auto& graphs = ranks_[0].graphs().entries();
-    log.Info("graphs_captured", {{"batches", fmt::format("{}", fmt::join(batches, " "))},
-                                 {"launches_of_smallest", graphs.front().graph->num_launches()},
-                                 {"launches_of_largest", graphs.back().graph->num_launches()},
-                                 {"bytes", free_before - ranks_[0].backend().FreeBytes()}});
-    return absl::OkStatus();
-  }
-
   // Each on its own thread: they wait for each other.
   absl::Status OnAllRanks(const std::function<absl::Status(RankWorker&)>& call) {
     if (ranks_.size() == 1) return call(ranks_[0]);
@@ -181,7 +143,7 @@ class LocalExecutor final : public Executor {
                                 MakeBackend({.kind = cuda ? DeviceKind::kCuda : DeviceKind::kCpu,
                                              .index = config_.first_device + rank,
                                              .num_threads = std::max(1, threads)}));
-      if (cuda) OPTSERVE_RETURN_IF_ERROR(CheckFits(*backend, tensors));
+      if (cuda) OPTSERVE_RETURN_IF_ERROR(CheckWeightsFit(config_, tensors, *backend));
       free_bytes_.push_back({.opened = backend->FreeBytes()});
       group.push_back(backend.get());
       backends.push_back(std::move(backend));

@@ -16,7 +16,10 @@
 #include <vector>
 
 #include "engine/comm/mpi_communicator.h"
+#include "engine/comm/mpi_nccl_communicator.h"
+#include "engine/comm/nccl_communicator.h"
 #include "engine/executor/drawn_tokens.h"
+#include "engine/executor/gpu_memory_plan.h"
 #include "engine/executor/kv_pool_size.h"
 #include "engine/executor/load_problems.h"
 #include "engine/executor/overlapped_executor.h"
@@ -26,9 +29,11 @@
 #include "engine/model/kv_cache.h"
 #include "engine/scheduler/step_plan_bytes.h"
 #include "engine/util/fault_injection.h"
+#include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "engine/util/step_deadline.h"
+#include "kernels/common/cuda_device.h"
 
 namespace optserve {
 namespace {
@@ -42,7 +47,9 @@ constexpr int kReaders = 4;  // threads that read weights, of all ranks of a hos
 
 // What rank 0 sends: one of these letters, and what belongs to it.
 constexpr char kStart = 'S';     // replica and generation, int32 each, and the configuration
+constexpr char kJoin = 'J';      // NCCL's id, on GPUs
 constexpr char kPool = 'K';      // the KV cache's number of blocks, int32
+constexpr char kCapture = 'C';   // is to capture graphs
 constexpr char kPlan = 'P';      // a plan's bytes
 constexpr char kQuestion = 'Q';  // is to be answered with nothing
 constexpr char kEnd = 'E';
@@ -63,12 +70,18 @@ absl::StatusOr<T> Take(std::string_view& bytes) {
 }
 
 // How a rank reports a stage of the start: code and text of its status, and a number.
-std::string Report(const absl::Status& status, int64_t number = 0) {
+std::string Report(const absl::Status& status, int64_t number) {
   std::string bytes;
   Put(bytes, static_cast<int32_t>(status.code()));
   Put(bytes, number);
   bytes += std::string(status.message());
   return bytes;
+}
+
+// Of a stage without a number.
+absl::StatusOr<int64_t> NumberOr(const absl::Status& status) {
+  if (!status.ok()) return status;
+  return 0;
 }
 
 absl::StatusOr<int64_t> ReadReport(std::string_view bytes) {
@@ -83,37 +96,60 @@ class MpiRank {
  public:
   MpiRank(MpiGroup& group, EngineConfig config) : group_(group), config_(std::move(config)) {}
 
-  // Returns how much memory all ranks may take, judged by this rank's host.
-  absl::StatusOr<int64_t> Load(const LoadProgress& progress) {
+  // What the configuration leaves open, for all ranks alike.
+  void ChooseDevice() { optserve::ChooseDevice(config_); }
+  bool on_gpus() const { return config_.device == DeviceChoice::kCuda; }
+
+  // The model and this rank's device. Returns which GPU of its machine that is.
+  absl::StatusOr<int64_t> Open() {
     if (config_.tensor_parallel_size != group_.size()) {
       return InvalidArgument(
           "--tensor-parallel-size is {}, but the launcher started {} processes, and each is one rank; make them equal",
           config_.tensor_parallel_size, group_.size());
     }
     OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModelFor(config_));
-    if (config_.device == DeviceChoice::kCuda) {
-      return absl::UnimplementedError("ranks as processes compute on the CPU only; add --device cpu");
-    }
     checkpoint_ = std::move(model.checkpoint);
     model_config_ = std::move(model.config);
     OPTSERVE_ASSIGN_OR_RETURN(tensors_, OptTensors::Match(model_config_, *checkpoint_));
     const int neighbours = group_.ranks_on_this_host();
     const int num_threads =
         config_.num_threads > 0 ? config_.num_threads : static_cast<int>(std::thread::hardware_concurrency());
-    OPTSERVE_ASSIGN_OR_RETURN(
-        std::unique_ptr<Backend> backend,
-        MakeBackend({.kind = DeviceKind::kCpu, .num_threads = std::max(1, num_threads / neighbours)}));
-    worker_.emplace(model_config_, std::move(backend), MakeMpiCommunicator(group_), config_.deterministic_tp);
-    OPTSERVE_RETURN_IF_ERROR(LoadWeights(progress));
-    return AvailableMemoryBytes() / neighbours * group_.size();
+    if (!on_gpus()) {
+      OPTSERVE_ASSIGN_OR_RETURN(
+          backend_, MakeBackend({.kind = DeviceKind::kCpu, .num_threads = std::max(1, num_threads / neighbours)}));
+      return 0;
+    }
+    const int replica = config_.first_device / config_.tensor_parallel_size;  // each has as many ranks on this machine
+    OPTSERVE_ASSIGN_OR_RETURN(backend_, MakeBackend({.kind = DeviceKind::kCuda,
+                                                     .index = replica * neighbours + group_.rank_on_this_host(),
+                                                     .or_only = true}));
+    OPTSERVE_RETURN_IF_ERROR(CheckWeightsFit(config_, tensors_, *backend_));
+    free_bytes_.opened = backend_->FreeBytes();
+    return backend_->cuda_device()->identity();
   }
 
-  absl::StatusOr<KvBudget> SizePool(int64_t available_bytes) const {
-    const KvCache::Shape shape{.num_layers = model_config_.num_layers,
-                               .num_heads = model_config_.num_heads,
-                               .head_size = model_config_.head_size()};
-    return SizeKvPool(config_, MaxModelLen(config_, model_config_), KvCache::BytesPerToken(shape), available_bytes);
+  // `id`: rank 0's, of NCCL's group; nothing on the CPU.
+  absl::Status Join(std::string_view id) {
+    std::unique_ptr<Communicator> comm;
+    if (on_gpus()) {
+      OPTSERVE_ASSIGN_OR_RETURN(const auto nccl_id, Take<nccl::UniqueId>(id));
+      OPTSERVE_ASSIGN_OR_RETURN(comm, MakeMpiNcclCommunicator(group_, nccl_id, *backend_));
+      free_bytes_.joined = backend_->FreeBytes();
+    } else {
+      comm = MakeMpiCommunicator(group_);
+    }
+    worker_.emplace(model_config_, std::move(backend_), std::move(comm), config_.deterministic_tp);
+    return absl::OkStatus();
   }
+
+  // Returns how many KV blocks this rank's GPU has room for, or its machine.
+  absl::StatusOr<int64_t> Load(const LoadProgress& progress) {
+    OPTSERVE_RETURN_IF_ERROR(LoadWeights(progress));
+    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, on_gpus() ? SizeGpuPool() : SizePool());
+    return kv.num_blocks;
+  }
+
+  absl::Status CaptureGraphs() { return CaptureDecodeGraphs(config_, model_config_, *worker_); }
 
   absl::Status Allocate(int32_t num_blocks) {
     return worker_->Allocate({.num_blocks = num_blocks, .block_size = config_.block_size},
@@ -123,7 +159,7 @@ class MpiRank {
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) {
     absl::StatusOr<StepResult> result = OfRank(group_.Name(group_.rank()), worker_->Execute(plan));
     if (!result.ok()) {
-      group_.Abort(result.status());
+      worker_->comm().Abort(result.status());
       return group_.status();  // the first error, which may be another rank's
     }
     return result;
@@ -134,6 +170,29 @@ class MpiRank {
   StartResult started(const KvBudget& kv) const { return MakeStartResult(config_, model_config_, tensors_, kv); }
 
  private:
+  absl::StatusOr<KvBudget> SizePool() const {
+    const KvCache::Shape shape{.num_layers = model_config_.num_layers,
+                               .num_heads = model_config_.num_heads,
+                               .head_size = model_config_.head_size()};
+    const int64_t available_bytes = AvailableMemoryBytes() / group_.ranks_on_this_host() * group_.size();
+    return SizeKvPool(config_, MaxModelLen(config_, model_config_), KvCache::BytesPerToken(shape), available_bytes);
+  }
+
+  absl::StatusOr<KvBudget> SizeGpuPool() {
+    Backend& backend = worker_->backend();
+    free_bytes_.loaded = backend.FreeBytes();
+    OPTSERVE_ASSIGN_OR_RETURN(const PlannedGpu planned,
+                              PlanGpuMemory(config_, model_config_,
+                                            {.rank = group_.rank(),
+                                             .total = backend.info().memory_bytes,
+                                             .workspace = backend.workspace_bytes(),
+                                             .free = free_bytes_,
+                                             .activation_dtype = backend.info().activation_dtype,
+                                             .with_graphs = worker_->WhyNoGraphs().empty()}));
+    LogGpuMemoryPlan(planned);
+    return planned.kv;
+  }
+
   // Progress is this rank's, times their number: they read alike.
   absl::Status LoadWeights(const LoadProgress& progress) {
     int64_t total_bytes = 0;
@@ -159,6 +218,8 @@ class MpiRank {
   std::unique_ptr<Checkpoint> checkpoint_;  // outlives the worker, whose weights are views of it
   OptConfig model_config_;
   OptTensors tensors_;
+  std::unique_ptr<Backend> backend_;  // until the worker has it
+  GpuFreeBytes free_bytes_;
   std::optional<RankWorker> worker_;
 };
 
@@ -180,20 +241,34 @@ class MpiExecutor final : public Executor {
   }
 
   absl::StatusOr<StartResult> Start(const LoadProgress& progress) override {
+    rank_.ChooseDevice();
     std::string start{kStart};
     Put(start, CurrentFaultScope().replica);
     Put(start, CurrentFaultScope().generation);
     start += EngineConfigToJson(rank_.config());
     OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(start));
-    OPTSERVE_ASSIGN_OR_RETURN(const int64_t available_bytes, Least(rank_.Load(progress)));
-    OPTSERVE_ASSIGN_OR_RETURN(const KvBudget kv, rank_.SizePool(available_bytes));
+    OPTSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> gpus, Reports(rank_.Open()));
+    std::string join{kJoin};
+    if (rank_.on_gpus()) {
+      OPTSERVE_RETURN_IF_ERROR(CheckGpus(gpus));
+      OPTSERVE_ASSIGN_OR_RETURN(const nccl::UniqueId id, MakeNcclId());
+      Put(join, id);
+    }
+    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(join));
+    OPTSERVE_RETURN_IF_ERROR(rank_.Join(std::string_view(join).substr(1)));
+    if (rank_.on_gpus()) {
+      Log(LogFormat::kText).Info("ranks_joined", {{"by", fmt::format("{}, between processes", NcclName())}});
+    }
+    OPTSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> num_blocks, Reports(rank_.Load(progress)));
+    const KvBudget kv{.num_blocks = static_cast<int32_t>(*std::ranges::min_element(num_blocks)),
+                      .block_size = rank_.config().block_size};
 
     std::string pool{kPool};
     Put(pool, kv.num_blocks);
     OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(pool));
-    const absl::Status allocated = rank_.Allocate(kv.num_blocks);
-    OPTSERVE_RETURN_IF_ERROR(
-        Least(allocated.ok() ? absl::StatusOr<int64_t>(0) : absl::StatusOr<int64_t>(allocated)).status());
+    OPTSERVE_RETURN_IF_ERROR(Reports(NumberOr(rank_.Allocate(kv.num_blocks))).status());
+    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers({&kCapture, 1}));
+    OPTSERVE_RETURN_IF_ERROR(Reports(NumberOr(rank_.CaptureGraphs())).status());
     asking_ = std::thread([this] { Ask(); });
     demand_.emplace(rank_.MakeDemand());
     return rank_.started(kv);
@@ -220,18 +295,38 @@ class MpiExecutor final : public Executor {
   absl::Status Health() const override { return group_.status(); }
 
  private:
-  // Of this rank's number and those that the others report; the first error, with its rank's name unless it is this
-  // one.
-  absl::StatusOr<int64_t> Least(absl::StatusOr<int64_t> mine) {
+  // This rank's number and those that the others report, by rank; the first error, with its rank's name unless it is
+  // this one.
+  absl::StatusOr<std::vector<int64_t>> Reports(absl::StatusOr<int64_t> mine) {
     OPTSERVE_ASSIGN_OR_RETURN(const std::vector<std::string> reports, group_.ReceiveFromOthers(0));
     OPTSERVE_RETURN_IF_ERROR(mine.status());
-    int64_t least = *mine;
+    std::vector<int64_t> numbers{*mine};
     for (int rank = 1; rank < group_.size(); ++rank) {
       const absl::StatusOr<int64_t> theirs = ReadReport(reports[static_cast<size_t>(rank)]);
       if (!theirs.ok()) return Within(group_.Name(rank), theirs.status());
-      least = std::min(least, *theirs);
+      numbers.push_back(*theirs);
     }
-    return least;
+    return numbers;
+  }
+
+  // `gpus`: of their machines, by rank.
+  absl::Status CheckGpus(const std::vector<int64_t>& gpus) const {
+    if (rank_.config().deterministic_tp && group_.size() > 1) {
+      return FailedPrecondition(
+          "--deterministic-tp is set, but ranks that are processes on GPUs add up by NCCL, in an order of its own; "
+          "leave it out");
+    }
+    const std::vector<int32_t>& hosts = group_.first_of_host();
+    for (size_t rank = 0; rank < gpus.size(); ++rank) {
+      for (size_t other = 0; other < rank; ++other) {
+        if (gpus[rank] != gpus[other] || hosts[rank] != hosts[other]) continue;
+        return FailedPrecondition(
+            "{} and rank {} have the same GPU, and each needs one of its own; start no more ranks on a machine than it "
+            "has GPUs",
+            group_.Name(static_cast<int>(rank)), other);
+      }
+    }
+    return absl::OkStatus();
   }
 
   // On a thread of its own: while no step runs, the others learn that this rank lives, and it that they do.
@@ -322,6 +417,10 @@ absl::Status FollowSteps(MpiGroup& group, MpiRank& rank) {
   }
 }
 
+absl::Status SendReport(MpiGroup& group, const absl::StatusOr<int64_t>& number) {
+  return group.SendToFirst(Report(number.status(), number.value_or(0)));
+}
+
 absl::Status Follow(MpiGroup& group) {
   std::string message;
   std::string_view rest;
@@ -333,12 +432,18 @@ absl::Status Follow(MpiGroup& group) {
   OPTSERVE_ASSIGN_OR_RETURN(EngineConfig config, ParseEngineConfig(rest));
 
   MpiRank rank(group, std::move(config));
-  const absl::StatusOr<int64_t> loaded = rank.Load(nullptr);
-  OPTSERVE_RETURN_IF_ERROR(group.SendToFirst(Report(loaded.status(), loaded.value_or(0))));
+  OPTSERVE_RETURN_IF_ERROR(SendReport(group, rank.Open()));
   OPTSERVE_ASSIGN_OR_RETURN(const char second, NextLetter(group, 0, message, rest));
   if (second == kEnd) return absl::OkStatus();
+  OPTSERVE_RETURN_IF_ERROR(rank.Join(rest));
+  OPTSERVE_RETURN_IF_ERROR(SendReport(group, rank.Load(nullptr)));
+  OPTSERVE_ASSIGN_OR_RETURN(const char third, NextLetter(group, 0, message, rest));
+  if (third == kEnd) return absl::OkStatus();
   OPTSERVE_ASSIGN_OR_RETURN(const auto num_blocks, Take<int32_t>(rest));
-  OPTSERVE_RETURN_IF_ERROR(group.SendToFirst(Report(rank.Allocate(num_blocks))));
+  OPTSERVE_RETURN_IF_ERROR(SendReport(group, NumberOr(rank.Allocate(num_blocks))));
+  OPTSERVE_ASSIGN_OR_RETURN(const char fourth, NextLetter(group, 0, message, rest));
+  if (fourth == kEnd) return absl::OkStatus();
+  OPTSERVE_RETURN_IF_ERROR(SendReport(group, NumberOr(rank.CaptureGraphs())));
   return FollowSteps(group, rank);
 }
 

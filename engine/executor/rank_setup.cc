@@ -1,8 +1,12 @@
 #include "engine/executor/rank_setup.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <string>
 
 #include "engine/executor/decode_graphs.h"
+#include "engine/util/log.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "kernels/backend.h"
@@ -42,6 +46,11 @@ absl::Status CheckCuda(DTypeChoice dtype, int64_t head_size) {
 
 }  // namespace
 
+void ChooseDevice(EngineConfig& config) {
+  if (config.device != DeviceChoice::kAuto) return;
+  config.device = MakeBackend({.kind = DeviceKind::kCuda}).ok() ? DeviceChoice::kCuda : DeviceChoice::kCpu;
+}
+
 absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config) {
   OPTSERVE_ASSIGN_OR_RETURN(OpenedModel model, OpenModel(config.model_path, config.model_config_path));
   OPTSERVE_RETURN_IF_ERROR(CheckTensorParallelSize(model.config, config.tensor_parallel_size));
@@ -52,10 +61,7 @@ absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config) {
     return InvalidArgument("--max-model-len is {}, but the model has {} positions; lower it, or leave it out",
                            config.max_model_len, model.config.max_positions);
   }
-  // Auto: a GPU if this build and machine have one.
-  if (config.device == DeviceChoice::kAuto) {
-    config.device = MakeBackend({.kind = DeviceKind::kCuda}).ok() ? DeviceChoice::kCuda : DeviceChoice::kCpu;
-  }
+  ChooseDevice(config);
   OPTSERVE_RETURN_IF_ERROR(config.device == DeviceChoice::kCuda ? CheckCuda(config.dtype, model.config.head_size())
                                                                 : CheckDType(config.dtype, *model.checkpoint));
   return model;
@@ -74,6 +80,29 @@ StepLimits LimitsOf(const EngineConfig& config, const OptConfig& model) {
 
 std::vector<int64_t> GraphBatchesOf(const EngineConfig& config, const OptConfig& model) {
   return GraphBatches(std::min<int64_t>(config.cuda_graph_batch, LimitsOf(config, model).max_samples()));
+}
+
+absl::Status CaptureDecodeGraphs(const EngineConfig& config, const OptConfig& model, RankWorker& rank) {
+  const std::vector<int64_t> batches = GraphBatchesOf(config, model);
+  if (config.device != DeviceChoice::kCuda || batches.empty()) return absl::OkStatus();
+  const bool is_first = rank.comm().rank() == 0;
+  const Log log(LogFormat::kText);
+  if (const std::string why_not = rank.WhyNoGraphs(); !why_not.empty()) {
+    if (is_first) log.Info("no_graphs", {{"why", why_not}});
+    return absl::OkStatus();
+  }
+  const int64_t free_before = rank.backend().FreeBytes();
+  if (absl::Status status = rank.CaptureGraphs(batches); !status.ok()) {
+    rank.comm().Abort(status);  // the others may wait for it
+    return status;
+  }
+  if (!is_first) return absl::OkStatus();
+  const auto& graphs = rank.graphs().entries();
+  log.Info("graphs_captured", {{"batches", fmt::format("{}", fmt::join(batches, " "))},
+                               {"launches_of_smallest", graphs.front().graph->num_launches()},
+                               {"launches_of_largest", graphs.back().graph->num_launches()},
+                               {"bytes", free_before - rank.backend().FreeBytes()}});
+  return absl::OkStatus();
 }
 
 StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "engine/config.h"
 #include "engine/executor/executor.h"
+#include "engine/executor/rank_worker.h"
 #include "engine/executor/step_inputs.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_config.h"
@@ -18,6 +19,9 @@
 
 namespace optserve {
 
+// kAuto becomes a GPU if this build and machine have one, else the CPU.
+void ChooseDevice(EngineConfig& config);
+
 // Opens config.model_path and checks that it can be served as `config` says, whose device is no longer kAuto
 // afterwards. Errors are lines for the user.
 absl::StatusOr<OpenedModel> OpenModelFor(EngineConfig& config);
@@ -27,6 +31,9 @@ StepLimits LimitsOf(const EngineConfig& config, const OptConfig& model);
 
 // The batches whose decode steps are to be captured as graphs.
 std::vector<int64_t> GraphBatchesOf(const EngineConfig& config, const OptConfig& model);
+
+// Captures them, if there are any; all ranks of the group at once. Rank 0 logs which, or why none.
+absl::Status CaptureDecodeGraphs(const EngineConfig& config, const OptConfig& model, RankWorker& rank);
 
 StartResult MakeStartResult(const EngineConfig& config, const OptConfig& model, const OptTensors& tensors,
                             const KvBudget& kv);

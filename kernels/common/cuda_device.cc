@@ -280,8 +280,10 @@ CudaMachine AskMachine() {
 
 }  // namespace
 
-OpenedCudaDevice OpenCudaDevice(int index) {
-  if (std::string why = WhyNoDevice(AskMachine(), index); !why.empty()) return {nullptr, std::move(why)};
+OpenedCudaDevice OpenCudaDevice(int index, bool or_only) {
+  const CudaMachine machine = AskMachine();
+  if (or_only && machine.count == 1) index = 0;
+  if (std::string why = WhyNoDevice(machine, index); !why.empty()) return {nullptr, std::move(why)};
   cudaDeviceProp properties{};
   if (const cudaError_t status = cudaGetDeviceProperties(&properties, index); status != cudaSuccess) {
     return {nullptr, "GPU " + std::to_string(index) + " cannot be asked: " + cudaGetErrorString(status)};

@@ -95,6 +95,6 @@ struct OpenedCudaDevice {
   std::unique_ptr<CudaDevice> device;
   std::string error;  // why there is none, and what to do
 };
-OpenedCudaDevice OpenCudaDevice(int index);
+OpenedCudaDevice OpenCudaDevice(int index, bool or_only = false);  // see DeviceSpec
 
 }  // namespace optserve

@@ -34,8 +34,9 @@ std::string WhyNoDevice(const CudaMachine& machine, int index) {
            "MIG "
            "off: nvidia-smi -mig 0";
   }
-  return "rank " + std::to_string(index) + " needs a GPU of its own and there are " + std::to_string(machine.count) +
-         "; lower tensor_parallel_size to at most " + std::to_string(machine.count);
+  return "a rank needs GPU " + std::to_string(index) + " for itself and there are " + std::to_string(machine.count) +
+         "; lower tensor_parallel_size to at most " + std::to_string(machine.count) +
+         ", or spread the ranks over more machines (--engine-launcher)";
 }
 
 std::string WhyNotUsable(const std::string& name, int sm_version, int code_version) {

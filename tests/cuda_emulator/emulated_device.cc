@@ -356,7 +356,7 @@ class EmulatedDevice final : public CudaDevice {
 
 }  // namespace
 
-OpenedCudaDevice OpenCudaDevice(int index) {
+OpenedCudaDevice OpenCudaDevice(int index, bool or_only) {
   CudaMachine machine{.driver = static_cast<int>(Setting("OPTSERVE_EMULATOR_DRIVER", kRuntime)),
                       .runtime = kRuntime,
                       .count = static_cast<int>(Setting("OPTSERVE_EMULATOR_DEVICES", 16)),
@@ -364,6 +364,7 @@ OpenedCudaDevice OpenCudaDevice(int index) {
   if (Setting("OPTSERVE_EMULATOR_MIG", 0) != 0) machine.first_name += " MIG 1g.5gb", machine.count = 1;
   if (machine.driver < machine.runtime) machine.state = CudaMachine::State::kDriverTooOld;
   if (machine.count == 0) machine.state = CudaMachine::State::kNoDevice;
+  if (or_only && machine.count == 1) index = 0;
   if (std::string why = WhyNoDevice(machine, index); !why.empty()) return {nullptr, std::move(why)};
   DeviceInfo info;
   info.name = "emulated GPU " + std::to_string(index);

@@ -145,7 +145,9 @@ std::string RefusalOf(int32_t ranks, DeviceChoice device = DeviceChoice::kCuda) 
 
 TEST(CudaRefusals, FewerDevicesThanRanks) {
   const Setting devices("OPTSERVE_EMULATOR_DEVICES", "2");
-  EXPECT_THAT(RefusalOf(4), testing::HasSubstr("rank 2 needs a GPU of its own and there are 2"));
+  EXPECT_THAT(
+      RefusalOf(4),
+      testing::HasSubstr("a rank needs GPU 2 for itself and there are 2; lower tensor_parallel_size to at most 2"));
   EXPECT_EQ(RefusalOf(2), "");
 }
 

@@ -41,10 +41,45 @@ def fields(log, event):
     return {key: int(value) for key, value in re.findall(r"(\w+)=\"?(-?\d+)\b", line)}
 
 
-def refusal(**settings):
+# --- ranks as processes, which add up by an emulated NCCL -------------------------------------------------------------
+
+NCCL = str(BINARY.parent / "tests" / "cuda_emulator" / "nccl")
+MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
+
+
+@pytest.fixture
+def nccl(emulated, monkeypatch):
+    """Beside that, GPUs have a queue of their own, and processes find NCCL."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", NCCL, prepend=":")
+    monkeypatch.setenv("OPTSERVE_EMULATOR_QUEUES", "1")
+
+
+def processes(ranks, *args, launcher=None):
+    return ("--device", "cuda", "--tensor-parallel-size", ranks, "--engine-launcher",
+            launcher or f"{MPIRUN} -n {ranks}", *args)
+
+
+@pytest.mark.parametrize("ranks, graph_batch", [(2, 1), (4, 0)])
+def test_processes_give_the_cpus_tokens(nccl, ranks, graph_batch, tmp_path):
+    log = tmp_path / "log"
+    case = min(REFERENCE, key=lambda case: len(case["prompt"]))
+    with Server(*processes(ranks, "--cuda-graph-batch", graph_batch), log=log) as server:
+        choice = server.complete(case["prompt"], max_tokens=TOKENS, logprobs=0,
+                                 return_tokens_as_token_ids=True)["choices"][0]
+        assert generated_ids(choice) == case["ids"][:TOKENS]
+        assert server.stop() == 0
+    text = log.read_text()
+    assert "NCCL 2.21.5, between processes" in text
+    assert text.count(" gpu_memory_planned ") == ranks
+    assert ("graphs_captured" in text) == (graph_batch > 0)
+    assert "engine_died" not in text
+
+
+def refusal(*args, **settings):
     """What `serve --device cuda` on two ranks says on a machine like that; one line, exit code 2."""
-    ended = subprocess.run([EMULATED, "serve", MODEL, "--port", "0", "--grpc-port", "0", "--device", "cuda",
-                            "--tensor-parallel-size", "2"], capture_output=True, text=True, timeout=60,
+    ended = subprocess.run([str(part) for part in (EMULATED, "serve", MODEL, "--port", 0, "--grpc-port", 0, "--device",
+                                                   "cuda", "--tensor-parallel-size", 2, *args)],
+                           capture_output=True, text=True, timeout=60,
                            env=os.environ | {f"OPTSERVE_EMULATOR_{name}": str(value) for name, value in settings.items()})
     assert ended.returncode == 2, ended.stderr
     return ended.stderr.splitlines()[-1]
