@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/linear/linear_plan.h"
 #include "tests/gpu/measure.h"
 
 namespace optserve {
@@ -50,8 +51,8 @@ class Bench {
   void Run() {
     Print(roofs_);
     for (const Shape& shape : smoke_ ? std::span<const Shape>(kSmokeShapes) : std::span<const Shape>(kShapes)) {
-      for (const int64_t rows : {1, 8, 16}) Products(shape, rows);
-      Products(shape, smoke_ ? 20 : 2048);
+      for (const int64_t rows : {1, 8, 16, 32, 64}) Products(shape, rows);
+      Products(shape, smoke_ ? kMaxWmmaRows + 1 : 2048);
       for (const int64_t batch : {1, 8, 32, 128}) Decode(shape, smoke_ ? std::min<int64_t>(batch, 2) : batch);
       for (const int64_t tokens : {512, 2048}) Prefill(shape, smoke_ ? 20 : tokens);
     }
@@ -117,7 +118,7 @@ class Bench {
       const std::string name = std::string(s.name) + " " + p.name + " " + std::to_string(rows) + " rows";
       const double weights = static_cast<double>(p.parts * p.columns * p.depth);
       const double seconds = Time(call);
-      if (rows <= 16) {
+      if (rows <= kMaxWmmaRows) {
         PrintRead(name, seconds, weights * 2);
       } else {
         PrintProduct(name, seconds, weights * 2 * static_cast<double>(rows));

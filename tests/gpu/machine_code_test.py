@@ -12,11 +12,23 @@ import pytest
 from machine_code import BUDGETS, blocks_per_sm, kernels
 
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
 @pytest.fixture(scope="session")
-def code():
-    objects = sorted(pathlib.Path(os.environ["OPTSERVE_CUDA_BUILD"], "kernels").rglob("*.cu.o"))
-    assert objects, "nothing has been built"
+def objects():
+    found = sorted(pathlib.Path(os.environ["OPTSERVE_CUDA_BUILD"], "kernels").rglob("*.cu.o"))
+    assert found, "nothing has been built"
+    return found
+
+
+@pytest.fixture(scope="session")
+def code(objects):
     return kernels(os.path.join(os.environ["OPTSERVE_CUDA12"], "bin", "cuobjdump"), objects)
+
+
+def test_no_object_says_where_it_was_built(objects):
+    assert [path.name for path in objects if bytes(ROOT) in path.read_bytes()] == []
 
 
 def test_no_kernel_leaves_its_registers(code):
