@@ -4,20 +4,10 @@
 #include <utility>
 
 #include "engine/executor/step_work.h"
+#include "engine/util/mix.h"
 #include "engine/util/status.h"
 
 namespace optserve {
-namespace {
-
-// splitmix64 (Steele, Lea and Flood 2014).
-uint64_t Mix(uint64_t state, uint64_t value) {
-  uint64_t z = state + value * 0x9E3779B97F4A7C15ULL + 0x9E3779B97F4A7C15ULL;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
-
-}  // namespace
 
 SimulatedExecutor::SimulatedExecutor(CostModel model, const Options& options, VirtualClock* clock)
     : model_(std::move(model)), options_(options), clock_(clock) {}

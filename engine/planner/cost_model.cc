@@ -77,8 +77,6 @@ double At(const Estimate& estimate, Outlook outlook) {
 
 }  // namespace
 
-std::span<const EngineProfile> EngineProfiles() { return kProfiles; }
-
 absl::StatusOr<EngineProfile> FindEngineProfile(std::string_view name) {
   std::string known;
   for (const EngineProfile& profile : kProfiles) {

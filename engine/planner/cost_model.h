@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -35,8 +34,7 @@ struct EngineProfile {
 };
 
 // Ours, for GPUs and for CPUs, and engines that others have measured: if the model does not reproduce those by changing
-// constants alone, it has no say about ours.
-std::span<const EngineProfile> EngineProfiles();
+// constants alone, it has no say about ours. NotFound lists the names that there are.
 absl::StatusOr<EngineProfile> FindEngineProfile(std::string_view name);
 
 // What a step has to do.

@@ -4,6 +4,8 @@
 #include <functional>
 #include <limits>
 
+#include "engine/util/mix.h"
+
 namespace optserve {
 namespace {
 
@@ -12,13 +14,6 @@ constexpr size_t kMaxPieces = 1 << 16;
 
 // How much more work an engine may have for each prompt token that it need not compute.
 constexpr int64_t kTokenOfPrefix = 4;
-
-uint64_t Mix(uint64_t state, uint64_t value) {
-  uint64_t z = (state ^ value) * 0x9E3779B97F4A7C15ULL + 0x9E3779B97F4A7C15ULL;  // splitmix64
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
 
 int64_t Work(const GenerateRequest& request) {
   return std::ssize(request.prompt) + int64_t{request.max_tokens} * request.num_choices;

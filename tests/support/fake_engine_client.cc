@@ -4,17 +4,11 @@
 #include <utility>
 
 #include "engine/util/error_details.h"
+#include "engine/util/mix.h"
 #include "engine/util/status.h"
 
 namespace optserve {
 namespace {
-
-uint64_t Mix(uint64_t state, uint64_t value) {
-  uint64_t z = state + value * 0x9E3779B97F4A7C15ULL + 0x9E3779B97F4A7C15ULL;  // splitmix64
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
 
 int64_t NowNs() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())

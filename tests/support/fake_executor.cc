@@ -4,18 +4,12 @@
 #include <bit>
 #include <set>
 
+#include "engine/util/mix.h"
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 
 namespace optserve {
 namespace {
-
-uint64_t Mix(uint64_t state, uint64_t value) {
-  uint64_t z = state + value * 0x9E3779B97F4A7C15ULL + 0x9E3779B97F4A7C15ULL;  // splitmix64
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
 
 // What a token leaves in the cache depends on all tokens before it, as in a model of more than one layer. `context` is
 // the sum of Contribution over them.

@@ -14,14 +14,13 @@
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/rank_files.h"
 #include "engine/checkpoint/tensor_region.h"
-#include "engine/executor/executor.h"
 #include "engine/model/load_config.h"
 #include "engine/model/opt_weights.h"
 #include "engine/model/sharding.h"
 #include "engine/tools/convert.h"
 #include "engine/tools/verify.h"
+#include "tests/engine/tools/expect_golden.h"
 #include "tests/support/golden_models.h"
-#include "tests/support/plan_runner.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_data.h"
 
@@ -51,21 +50,6 @@ const CheckpointTensor* FindBare(const Checkpoint& checkpoint, const std::string
     if (const CheckpointTensor* tensor = checkpoint.Find(prefix + bare)) return tensor;
   }
   return nullptr;
-}
-
-void ExpectGolden(const std::string& directory, int32_t size, const GoldenModel& golden) {
-  SCOPED_TRACE(size);
-  auto executor = MakeLocalExecutor(
-      {.model_path = directory, .tensor_parallel_size = size, .max_num_seqs = 2, .num_threads = size});
-  ASSERT_TRUE(executor.ok());
-  const absl::StatusOr<StartResult> start = (*executor)->Start(nullptr);
-  ASSERT_TRUE(start.ok()) << start.status();
-  const GoldenPrompt& prompt = golden.prompts[2];
-  const RunResult result = RunPrompts(**executor, start->kv, {prompt.ids}, {.max_new_tokens = 4})[0];
-  for (int i = 0; i < 4; ++i) {
-    EXPECT_EQ(result.generated[i].id, prompt.greedy_ids[i]);
-    EXPECT_NEAR(result.generated[i].logprob, prompt.greedy_logprobs[i], kGoldenTolerance);
-  }
 }
 
 // Of a safetensors file: all but the header.

@@ -14,9 +14,8 @@
 
 #include "engine/checkpoint/checkpoint.h"
 #include "engine/checkpoint/tensor_region.h"
-#include "engine/executor/executor.h"
+#include "tests/engine/tools/expect_golden.h"
 #include "tests/support/golden_models.h"
-#include "tests/support/plan_runner.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_data.h"
 
@@ -53,19 +52,6 @@ std::vector<std::byte> Bytes(const CheckpointTensor& tensor) {
   return bytes;
 }
 
-void ExpectGolden(const std::string& directory, const GoldenModel& golden) {
-  auto executor = MakeLocalExecutor({.model_path = directory, .max_num_seqs = 2, .num_threads = 1});
-  ASSERT_TRUE(executor.ok());
-  const absl::StatusOr<StartResult> start = (*executor)->Start(nullptr);
-  ASSERT_TRUE(start.ok()) << start.status();
-  const GoldenPrompt& prompt = golden.prompts[2];
-  const RunResult result = RunPrompts(**executor, start->kv, {prompt.ids}, {.max_new_tokens = 4})[0];
-  for (int i = 0; i < 4; ++i) {
-    EXPECT_EQ(result.generated[i].id, prompt.greedy_ids[i]);
-    EXPECT_NEAR(result.generated[i].logprob, prompt.greedy_logprobs[i], kGoldenTolerance);
-  }
-}
-
 class ConvertGolden : public testing::TestWithParam<std::string> {};
 
 // From any format and layout to several files and to one, without a bit or an answer changing.
@@ -77,8 +63,8 @@ TEST_P(ConvertGolden, RoundTrips) {
   EXPECT_GT(first.files_written, 1);
   EXPECT_EQ(first.files_kept, 0);
   Convert({.source = sharded.path().string(), .target = single.path().string()});
-  ExpectGolden(sharded.path().string(), golden);
-  ExpectGolden(single.path().string(), golden);
+  ExpectGolden(sharded.path().string(), 1, golden);
+  ExpectGolden(single.path().string(), 1, golden);
 
   const auto source = *OpenCheckpoint(golden.directory), result = *OpenCheckpoint(single.path().string());
   EXPECT_EQ(result->source(), "model.safetensors");
@@ -135,7 +121,7 @@ TEST(ConvertTest, WidensExactlyAndNarrowsToTheNearest) {
   for (const CheckpointTensor& tensor : before->tensors()) {
     EXPECT_EQ(Bytes(*after->Find(tensor.name)), Bytes(tensor)) << tensor.name;
   }
-  ExpectGolden(wide.path().string(), LoadGoldenModel("untied_lm_head"));
+  ExpectGolden(wide.path().string(), 1, LoadGoldenModel("untied_lm_head"));
 }
 
 // Killed in the middle: whole files stay, the others are written again.

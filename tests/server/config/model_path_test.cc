@@ -4,21 +4,14 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <map>
+
+#include "tests/server/config/fake_environment.h"
 
 namespace optserve {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-Environment FakeEnvironment(std::map<std::string, std::string, std::less<>> values) {
-  return [values = std::move(values)](std::string_view name) -> std::optional<std::string> {
-    const auto it = values.find(name);
-    if (it == values.end()) return std::nullopt;
-    return it->second;
-  };
-}
 
 TEST(HuggingFaceCacheTest, MoreSpecificVariableWins) {
   EXPECT_EQ(HuggingFaceCache(FakeEnvironment({{"HF_HUB_CACHE", "/c"}, {"HF_HOME", "/h"}, {"HOME", "/u"}})), "/c");

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "server/flag_suggestions.h"
+#include "tests/server/config/fake_environment.h"
 
 namespace optserve {
 namespace {
@@ -21,14 +22,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
-
-Environment FakeEnvironment(std::map<std::string, std::string, std::less<>> values) {
-  return [values = std::move(values)](std::string_view name) -> std::optional<std::string> {
-    const auto it = values.find(name);
-    if (it == values.end()) return std::nullopt;
-    return it->second;
-  };
-}
 
 const Environment kNoEnvironment = FakeEnvironment({});
 

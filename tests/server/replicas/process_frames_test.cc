@@ -7,6 +7,7 @@
 
 #include "engine/util/error_details.h"
 #include "engine/util/status.h"
+#include "tests/support/expect_same.h"
 
 namespace optserve {
 namespace {
@@ -77,16 +78,6 @@ TEST(ProcessFramesTest, ARequestCrossesWhole) {
   EXPECT_EQ(got.share_weight, sent.share_weight);
 }
 
-void ExpectEqual(const TokenScore& a, const TokenScore& b) {
-  EXPECT_EQ(a.id, b.id);
-  EXPECT_EQ(a.logprob, b.logprob);
-  ASSERT_EQ(a.top.size(), b.top.size());
-  for (size_t i = 0; i < a.top.size(); ++i) {
-    EXPECT_EQ(a.top[i].id, b.top[i].id);
-    EXPECT_EQ(a.top[i].logprob, b.top[i].logprob);
-  }
-}
-
 TEST(ProcessFramesTest, AnEventCrossesWhole) {
   const float infinity = std::numeric_limits<float>::infinity();
   const TokenEvent sent = {
@@ -104,11 +95,11 @@ TEST(ProcessFramesTest, AnEventCrossesWhole) {
   EXPECT_EQ(got.request, sent.request);
   EXPECT_EQ(got.choice, sent.choice);
   ASSERT_TRUE(got.token.has_value());
-  ExpectEqual(*got.token, *sent.token);
+  ExpectSame(*got.token, *sent.token);
   EXPECT_EQ(got.finish, sent.finish);
   ASSERT_EQ(got.prompt_scores.size(), 2u);
-  ExpectEqual(got.prompt_scores[0], sent.prompt_scores[0]);
-  ExpectEqual(got.prompt_scores[1], sent.prompt_scores[1]);
+  ExpectSame(got.prompt_scores[0], sent.prompt_scores[0]);
+  ExpectSame(got.prompt_scores[1], sent.prompt_scores[1]);
   EXPECT_EQ(got.prompt_scores_begin, sent.prompt_scores_begin);
   EXPECT_EQ(got.cached_tokens, sent.cached_tokens);
   EXPECT_EQ(got.queue_ns, sent.queue_ns);
