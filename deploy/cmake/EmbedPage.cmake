@@ -1,6 +1,6 @@
 # Run as a script: joins a web page's source files and writes them as a C++ file that defines a PageSource.
 #
-#   cmake -DNAME=kPlayground -DHTML=page.html -DSTYLES=a.css;b.css -DSCRIPTS=a.js;b.js -DOUTPUT=out.cc -P EmbedPage.cmake
+#   cmake -DNAME=kPlayground -DHTML=head.html;page.html -DSTYLES=a.css;b.css -DSCRIPTS=a.js;b.js -DOUTPUT=out.cc -P EmbedPage.cmake
 #
 # Bytes are written one by one, so that no character of the sources needs care.
 
