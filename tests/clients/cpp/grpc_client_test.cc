@@ -16,6 +16,7 @@
 #include "optserve/client/client.h"
 #include "optserve/client/error_info.h"
 #include "optserve/v1/completion.grpc.pb.h"
+#include "tests/clients/cpp/stream_of.h"
 
 // The client over gRPC against a service that does what these tests want.
 
@@ -108,18 +109,6 @@ v1::CompletionEvent EventOf(const std::string& text) {
   v1::CompletionEvent event;
   event.add_choices()->set_text(text);
   return event;
-}
-
-struct Streamed {
-  std::vector<std::string> texts;
-  absl::Status status;
-};
-
-Streamed StreamOf(const Client& client, const CallOptions& options = {}) {
-  Streamed streamed;
-  streamed.status = client.Stream(
-      {}, [&](const v1::CompletionEvent& event) { streamed.texts.push_back(event.choices(0).text()); }, options);
-  return streamed;
 }
 
 TEST_F(GrpcClientTest, ShowsItsKeyAndRequestId) {

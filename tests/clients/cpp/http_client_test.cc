@@ -11,6 +11,7 @@
 #include "optserve/client/client.h"
 #include "optserve/client/error_info.h"
 #include "tests/clients/cpp/scripted_server.h"
+#include "tests/clients/cpp/stream_of.h"
 
 // The client over HTTP against servers that say and do what these tests want, most of it wrong.
 
@@ -52,19 +53,6 @@ v1::CompletionRequest Request() {
 
 std::string TextOf(const absl::StatusOr<v1::CompletionResponse>& answer) {
   return answer.ok() ? answer->choices(0).text() : answer.status().ToString();
-}
-
-// The texts of a stream's events, and how it ended.
-struct Streamed {
-  std::vector<std::string> texts;
-  absl::Status status;
-};
-
-Streamed StreamOf(const Client& client, const CallOptions& options = {}) {
-  Streamed streamed;
-  streamed.status = client.Stream(
-      Request(), [&](const v1::CompletionEvent& event) { streamed.texts.push_back(event.choices(0).text()); }, options);
-  return streamed;
 }
 
 TEST(HttpClientTest, SendsItsRequestWhole) {

@@ -118,9 +118,7 @@ TEST_F(GrpcCompletionTest, StreamsAtOnceHaveEachTheirOwnTokens) {
 }
 
 TEST_F(GrpcCompletionTest, EventsComeWhenTheirTokensDo) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;
-  StartAll(std::move(engine));
+  StartAllByHand();
   grpc::ClientContext context;
   const auto reader = stub_->Stream(&context, Request("Call me", 3));
   ASSERT_TRUE(Eventually([&] { return engine_->num_live() == 1; }));
@@ -134,9 +132,7 @@ TEST_F(GrpcCompletionTest, EventsComeWhenTheirTokensDo) {
 }
 
 TEST_F(GrpcCompletionTest, AClientThatCancelsFreesItsRequest) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;
-  StartAll(std::move(engine));
+  StartAllByHand();
   grpc::ClientContext context;
   const auto reader = stub_->Stream(&context, Request("Call me", 100));
   ASSERT_TRUE(Eventually([&] { return engine_->num_live() == 1; }));
@@ -161,9 +157,7 @@ TEST_F(GrpcCompletionTest, AClientThatCancelsFreesItsRequest) {
 }
 
 TEST_F(GrpcCompletionTest, AClientThatDiesFreesItsRequest) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;
-  StartAll(std::move(engine));
+  StartAllByHand();
   {
     grpc::ClientContext context;
     const auto reader = stub_->Stream(&context, Request("Call me", 100));
@@ -175,9 +169,7 @@ TEST_F(GrpcCompletionTest, AClientThatDiesFreesItsRequest) {
 }
 
 TEST_F(GrpcCompletionTest, TheCallsDeadlineIsTheRequests) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;  // it waits in the queue for ever
-  StartAll(std::move(engine));
+  StartAllByHand();  // it waits in the queue for ever
   for (const bool stream : {false, true}) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(150));
@@ -273,9 +265,7 @@ TEST_F(GrpcCompletionTest, AFullQueueSaysWhenToComeBack) {
 }
 
 TEST_F(GrpcCompletionTest, AnEngineThatDiesEndsTheStreamWithItsStatus) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;
-  StartAll(std::move(engine));
+  StartAllByHand();
   grpc::ClientContext context;
   const auto reader = stub_->Stream(&context, Request("Call me", 100));
   ASSERT_TRUE(Eventually([&] { return engine_->num_live() == 1; }));
@@ -305,9 +295,7 @@ TEST_F(GrpcCompletionTest, RefusesWhileLoadingAndDraining) {
 }
 
 TEST_F(GrpcCompletionTest, WhatRunsGoesOnWhileDraining) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;
-  StartAll(std::move(engine));
+  StartAllByHand();
   grpc::ClientContext context;
   const auto reader = stub_->Stream(&context, Request("Call me", 2));
   ASSERT_TRUE(Eventually([&] { return engine_->num_live() == 1; }));
@@ -324,9 +312,7 @@ TEST_F(GrpcCompletionTest, WhatRunsGoesOnWhileDraining) {
 }
 
 TEST_F(GrpcCompletionTest, StopCancelsWhatRuns) {
-  FakeEngineClient::Options engine;
-  engine.pace = Pace::kByHand;
-  StartAll(std::move(engine));
+  StartAllByHand();
   grpc::ClientContext context;
   const auto reader = stub_->Stream(&context, Request("Call me", 100));
   ASSERT_TRUE(Eventually([&] { return engine_->num_live() == 1; }));

@@ -42,6 +42,13 @@ class GrpcFixture : public testing::Test {
     server_->Serve(*service_);
   }
 
+  // The same with an engine that takes a step when a test says so.
+  void StartAllByHand() {
+    FakeEngineClient::Options engine;
+    engine.pace = Pace::kByHand;
+    StartAll(std::move(engine));
+  }
+
   void MakeService(FakeEngineClient::Options engine, bool with_tokenizer = true) {
     engine_ = std::make_unique<FakeEngineClient>(std::move(engine));
     std::optional<Tokenizer> tokenizer;
