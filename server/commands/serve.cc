@@ -30,6 +30,7 @@
 #include "engine/util/status.h"
 #include "engine/util/status_macros.h"
 #include "server/commands/failure.h"
+#include "server/commands/freed_memory.h"
 #include "server/commands/load_display.h"
 #include "server/commands/model_path.h"
 #include "server/commands/run_summary.h"
@@ -298,13 +299,15 @@ class Server {
   steady_clock::time_point Tend() {
     const steady_clock::time_point now = steady_clock::now();
     summary_.Update(engine_->Stats(), now);
-    if (!notifier_.is_watched()) return summary_.next();
+    freed_memory_.GiveBack(now);
+    const steady_clock::time_point next = std::min(summary_.next(), freed_memory_.next());
+    if (!notifier_.is_watched()) return next;
     // A front end that hangs is one that the supervisor may kill; engines have a watchdog of their own.
     if (now >= next_alive_ && http_->Silence() < kHangs) {
       notifier_.Alive();
       next_alive_ = now + notifier_.alive_period();
     }
-    return std::min(summary_.next(), std::max(next_alive_, now + kDrainPoll));
+    return std::min(next, std::max(next_alive_, now + kDrainPoll));
   }
 
   void Reload() {
@@ -364,6 +367,7 @@ class Server {
   LoadDisplay display_;
   ServiceNotifier notifier_ = ServiceNotifier::TakeFromEnvironment();
   RunSummary summary_{log_, begin_};
+  FreedMemory freed_memory_{begin_};
   steady_clock::time_point next_alive_ = begin_;
   std::atomic<int> loaded_percent_ = 0;
   Happenings happenings_;

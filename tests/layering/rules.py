@@ -80,7 +80,7 @@ LIBRARY_DOORS = {
 # Headers of the C library, the kernel and the compiler: free to use.
 SYSTEM_HEADER = re.compile(
     r"[a-z_0-9]+$|(sys|linux|netinet|arpa|asm|bits)/|"
-    r"(unistd|fcntl|signal|poll|pthread|sched|spawn|dlfcn|netdb|errno|dirent|immintrin|x86intrin|cpuid|cxxabi|execinfo)\.h$")
+    r"(unistd|fcntl|signal|poll|malloc|pthread|sched|spawn|dlfcn|netdb|errno|dirent|immintrin|x86intrin|cpuid|cxxabi|execinfo)\.h$")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]')
 
