@@ -65,7 +65,7 @@ def test_every_part_runs(bundle, toolkit):
     parts = outcome(results)
     assert parts.pop("ptx70") == "not run: this bundle has no PTX of sm_70"
     assert parts.pop("transformers").startswith("not run: no torch in ")
-    assert set(parts.values()) == {"passed"} and len(parts) == 13
+    assert set(parts.values()) == {"passed"} and len(parts) == 14
     assert results["emulated"] and results["gpu"] == "emulated GPU 0" and len(results["commit"]) == 40
     names = {figure["name"] for figure in results["figures"]}
     assert {"roof: read", "roof: gemm", "smoke qkv 1 rows", "smoke decode attention, batch 2", "1.3b decode, batch 2",

@@ -20,7 +20,7 @@ while (($#)); do
   esac
 done
 readonly dest toolkit limit_mib=60
-readonly programs=(kernels_test collective_test models_test bench model_bench collective_bench linear_table)
+readonly programs=(kernels_test collective_test nccl_test models_test bench model_bench collective_bench linear_table)
 
 options=(-DOPTSERVE_SERVER=OFF -DOPTSERVE_TESTS=ON)
 command -v ccache >/dev/null && options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)

@@ -6,6 +6,7 @@
 #   kernels        every kernel against the f64 loops
 #   instructions   each instruction that kernels/common/gpu.h wraps, on its own: what the emulator answers to as well
 #   collectives    sums over 2 to 16 ranks, which share the GPU if there is one
+#   nccl           sums by NCCL on all GPUs, in graphs too, and their end when a rank fails; wants a GPU for each of 2 ranks
 #   models         golden models against Hugging Face's log probabilities
 #   ptx70          kernels and models as PTX of sm_70, which the driver translates for this GPU
 #   memcheck racecheck synccheck     the kernels' tests under compute-sanitizer
@@ -24,7 +25,7 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-readonly all_parts=(kernels instructions collectives models ptx70 memcheck racecheck synccheck bench linear_table decode large
+readonly all_parts=(kernels instructions collectives nccl models ptx70 memcheck racecheck synccheck bench linear_table decode large
                     shard ranks transformers)
 readonly part_seconds=${OPTSERVE_PART_SECONDS:-520}
 out=$PWD/gpu-results parts=()
@@ -91,6 +92,14 @@ part_instructions() {
 part_collectives() {
   OPTSERVE_COLLECTIVE_ROUNDS=$collective_rounds "$here/bin/gpu_collective_test" \
     --gtest_filter="${GTEST_FILTER:-*/2_*:*/3_*:*/4_*:*/8_*:*/16_*}" --gtest_output="json:$out/collectives.json"
+}
+# NCCL refuses ranks that share a GPU.
+part_nccl() {
+  local log=$out/nccl.gtest
+  "$here/bin/gpu_nccl_test" --gtest_filter='NcclRanks.*' --gtest_output="json:$out/nccl.json" | tee "$log"
+  local code=${PIPESTATUS[0]} why
+  why=$(grep -m1 -oE 'NCCL wants a GPU for each rank.*|NCCL is not installed.*' "$log") && { echo "$why"; return 77; }
+  return "$code"
 }
 part_models() { "$here/bin/gpu_models_test" --gtest_output="json:$out/models.json"; }
 part_ptx70() {
