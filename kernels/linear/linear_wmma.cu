@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/common/check.h"
 #include "kernels/common/cuda_context.h"
 #include "kernels/common/gpu.h"
@@ -25,9 +27,12 @@ constexpr int kPitch = kDepth + 8;   // between rows there, so that eight pieces
 constexpr int kPieces = kDepth / 8;  // of 16 bytes, in a row
 constexpr int kRowsAtOnce = 32 / kPieces;  // that the lanes of a warp load at once
 
-// Floats of a warp in shared memory: its tiles, and in their place its sums.
+// Floats of a warp in shared memory: its tiles, two halves in each, and in their place its sums.
 template <int kTiles>
-constexpr int kWarpFloats = std::max((kColumns + kTiles * kTileRows) * kPitch / 2, kTiles* kTileRows* kColumns);
+constexpr int WarpFloats() {
+  const int tiles = (kColumns + kTiles * kTileRows) * kPitch / 2, sums = kTiles * kTileRows * kColumns;
+  return std::max(tiles, sums);
+}
 
 // Eight halves of a row of `depth`, zeros from its end on.
 template <bool kWide>
@@ -53,10 +58,9 @@ class Tiles {
       : depth_(static_cast<int>(job.depth)), tile_(memory), x_(job.x) {
     const int row = threadIdx.x % 32 / kPieces;
     const LinearJobPart& part = job.parts[place.part];
-    // Columns past the last are the last one, if there is any.
-    const int64_t first = place.first_column < part.columns ? place.first_column : part.columns - 1;
-    const int last = static_cast<int>(part.columns - 1 - first);
-    weight_ = part.weight + first * part.weight_stride;
+    // Columns past the last are the last one, which lies before a group that begins past it.
+    const int last = static_cast<int>(part.columns - 1 - place.first_column);
+    weight_ = part.weight + place.first_column * part.weight_stride;
 #pragma unroll
     for (int i = 0; i < kWeightLoads; ++i) {
       weight_rows_[i] = min(row + i * kRowsAtOnce, last) * static_cast<int>(part.weight_stride);
@@ -129,7 +133,7 @@ template <int kTiles, bool kWide>
 __global__ void __launch_bounds__(kLinearThreads, kWide ? kBlocks<kTiles> : 1) WmmaKernel(LinearJob job) {
   GPU_DYNAMIC_SHARED(float, shared);
   const WarpPlace place = PlaceOfWarp<kColumns>(job);
-  float* memory = shared + place.warp * kWarpFloats<kTiles>;
+  float* memory = shared + place.warp * WarpFloats<kTiles>();
   Tiles<kTiles, kWide> tiles(job, place, reinterpret_cast<F16*>(memory));
   gpu::MatrixC sums[kTiles];
 #pragma unroll
@@ -149,23 +153,23 @@ __global__ void __launch_bounds__(kLinearThreads, kWide ? kBlocks<kTiles> : 1) W
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) gpu::StoreMatrix(memory + t * kTileRows * kColumns, sums[t], kColumns);
   __syncthreads();
-  FinishBlock<kTiles * kTileRows, kColumns>(job, place, shared, kWarpFloats<kTiles>);
+  FinishBlock<kTiles * kTileRows, kColumns>(job, place, shared, WarpFloats<kTiles>());
 }
 
 template <int kTiles>
 void LaunchTiles(const CudaContext& ctx, const LinearJob& job, unsigned blocks) {
   gpu::Launch(LoadsAreWide(job) ? WmmaKernel<kTiles, true> : WmmaKernel<kTiles, false>, dim3(blocks),
-              dim3(kLinearThreads), kLinearWarps * kWarpFloats<kTiles> * sizeof(float), ctx.stream, job);
+              dim3(kLinearThreads), kLinearWarps * WarpFloats<kTiles>() * sizeof(float), ctx.stream, job);
 }
 
 }  // namespace
 
 void LaunchWmma(const CudaContext& ctx, LinearJob job, int tile_rows) {
   OPTSERVE_CHECK(job.rows <= tile_rows) << job.rows << " rows in a tile of " << tile_rows;
-  constexpr int64_t kMostElements = int64_t{1} << 31;  // between the first row of a tile and its last
+  constexpr int64_t kMostElements = int64_t{1} << 31;  // between the first row of a block and its last
   OPTSERVE_CHECK(job.x_stride * tile_rows <= kMostElements) << "rows of x are " << job.x_stride << " apart";
   for (int i = 0; i < job.num_parts; ++i) {
-    OPTSERVE_CHECK(job.parts[i].weight_stride * kColumns <= kMostElements)
+    OPTSERVE_CHECK(job.parts[i].weight_stride * kColumns * kLinearWarps <= kMostElements)
         << "rows of the weight are " << job.parts[i].weight_stride << " apart";
   }
   const unsigned blocks = ShareOutBlocks(job, kColumns);
