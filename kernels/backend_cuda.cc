@@ -21,12 +21,14 @@ constexpr int64_t kNumCounters = int64_t{1} << 18;
 constexpr float kLargestHalf = 65504.0f;
 constexpr int64_t kBandBytes = int64_t{8} << 20;  // of a weight on its way, as the device holds it
 
+// Memory of the device, or of the host in reach of the device: `free` gives it back.
 class CudaBuffer final : public Buffer {
  public:
-  CudaBuffer(CudaDevice& device, void* data, size_t size) : device_(device), data_(data), size_(size) {}
+  CudaBuffer(CudaDevice& device, void (CudaDevice::*free)(void*), void* data, size_t size)
+      : device_(device), free_(free), data_(data), size_(size) {}
   ~CudaBuffer() override {
     device_.Activate();
-    device_.Free(data_);
+    (device_.*free_)(data_);
   }
   CudaBuffer(const CudaBuffer&) = delete;
   CudaBuffer& operator=(const CudaBuffer&) = delete;
@@ -36,25 +38,7 @@ class CudaBuffer final : public Buffer {
 
  private:
   CudaDevice& device_;
-  void* data_;
-  size_t size_;
-};
-
-class CudaHostBuffer final : public Buffer {
- public:
-  CudaHostBuffer(CudaDevice& device, void* data, size_t size) : device_(device), data_(data), size_(size) {}
-  ~CudaHostBuffer() override {
-    device_.Activate();
-    device_.FreeHost(data_);
-  }
-  CudaHostBuffer(const CudaHostBuffer&) = delete;
-  CudaHostBuffer& operator=(const CudaHostBuffer&) = delete;
-
-  void* data() const override { return data_; }
-  size_t size() const override { return size_; }
-
- private:
-  CudaDevice& device_;
+  void (CudaDevice::*const free_)(void*);
   void* data_;
   size_t size_;
 };
@@ -142,13 +126,13 @@ class CudaBackend final : public Backend {
           " are needed" + (missing > 0 ? ": " + std::to_string(missing) + " too few" : " in one piece") +
           "; raise tensor_parallel_size, or take a smaller model");
     }
-    return std::make_unique<CudaBuffer>(*device_, data, bytes);
+    return std::make_unique<CudaBuffer>(*device_, &CudaDevice::Free, data, bytes);
   }
 
   absl::StatusOr<std::unique_ptr<Buffer>> AllocateHost(size_t bytes) override {
     device_->Activate();
     void* data = device_->AllocateHost(std::max<size_t>(bytes, 1));
-    if (data != nullptr) return std::make_unique<CudaHostBuffer>(*device_, data, bytes);
+    if (data != nullptr) return std::make_unique<CudaBuffer>(*device_, &CudaDevice::FreeHost, data, bytes);
     return absl::ResourceExhaustedError(ctx_.info.name + ": the system refuses " + std::to_string(bytes) +
                                         " bytes of pinned memory; raise the limit on locked memory (ulimit -l)");
   }

@@ -13,6 +13,7 @@
 #include "engine/executor/executor.h"
 #include "engine/model/load_config.h"
 #include "tests/cuda_emulator/emulator.h"
+#include "tests/support/expect_same.h"
 #include "tests/support/golden_models.h"
 #include "tests/support/plan_runner.h"
 
@@ -57,16 +58,6 @@ Work WorkOf(F call) {
   return {after.launches - before.launches, after.graph_launches - before.graph_launches,
           after.allocations - before.allocations, after.copies - before.copies,
           after.synchronisations - before.synchronisations};
-}
-
-void ExpectSame(const TokenScore& a, const TokenScore& b) {
-  EXPECT_EQ(a.id, b.id);
-  EXPECT_EQ(a.logprob, b.logprob);
-  ASSERT_EQ(a.top.size(), b.top.size());
-  for (size_t i = 0; i < a.top.size(); ++i) {
-    EXPECT_EQ(a.top[i].id, b.top[i].id);
-    EXPECT_EQ(a.top[i].logprob, b.top[i].logprob);
-  }
 }
 
 struct Case {
