@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <sstream>
+#include <string>
+
 #include "clients/bench/report.h"
 
 namespace optserve::bench {
@@ -48,6 +52,52 @@ TEST(CompareTest, TheSameTwiceDiffersByNothing) {
     EXPECT_DOUBLE_EQ(metric.ratio.value, 1.0) << metric.name;
     EXPECT_LE(metric.ratio.low, 1.0);
     EXPECT_GE(metric.ratio.high, 1.0);
+  }
+}
+
+TEST(CompareTest, EachFigureIsItsOwnQuantileOfItsOwnLatency) {
+  Report slow_tail = MakeReport("x", 0.1);
+  // Three first tokens in 50 come a second late, and with them their answers; nobody waits longer between two tokens.
+  auto& run = slow_tail.runs[0];
+  for (size_t i = 10; i < 13; ++i) {
+    for (double& time : run.records[i].token_times) time += 1;
+    run.records[i].ended += 1;
+  }
+  run.summary = Summarize(run.records, run.warm_up, {});
+  const auto metrics = CompareReports(ReportJson(MakeReport("x", 0.1)), ReportJson(slow_tail));
+  ASSERT_TRUE(metrics.ok());
+  std::map<std::string, double> ratios;
+  for (const ComparedMetric& metric : *metrics) ratios[metric.name] = metric.ratio.value;
+  EXPECT_NEAR(ratios.at("TTFT p50 ms"), 1, 0.02);
+  EXPECT_NEAR(ratios.at("TTFT p99 ms"), 10, 1);
+  EXPECT_NEAR(ratios.at("E2E p50 ms"), 1, 0.02);
+  EXPECT_NEAR(ratios.at("E2E p99 ms"), 3.5, 0.4);
+  for (const char* name : {"ITL p50 ms", "ITL p99 ms", "TPOT p50 ms"}) EXPECT_NEAR(ratios.at(name), 1, 1e-6) << name;
+}
+
+TEST(CompareTest, RunsAreMatchedByTheirNames) {
+  Report a = MakeReport("slow", 0.4);
+  a.runs.push_back(MakeReport("fast", 0.1).runs[0]);
+  Report b = MakeReport("fast", 0.1);
+  b.runs.push_back(MakeReport("slow", 0.4).runs[0]);
+  b.runs.push_back(MakeReport("of b alone", 0.9).runs[0]);
+  const auto metrics = CompareReports(ReportJson(a), ReportJson(b));
+  ASSERT_TRUE(metrics.ok());
+  EXPECT_EQ(metrics->size(), 16u);
+  for (const ComparedMetric& metric : *metrics) EXPECT_DOUBLE_EQ(metric.ratio.value, 1.0) << metric.run << metric.name;
+}
+
+TEST(CompareTest, WhatMayBeTheSameIsMarked) {
+  const auto text_of = [](double a, double b) {
+    return CompareText(CompareReports(ReportJson(MakeReport("x", a)), ReportJson(MakeReport("x", b))).value());
+  };
+  EXPECT_THAT(text_of(0.1, 0.1), HasSubstr("(1 is among them)"));
+  for (const double b : {0.05, 0.2}) {
+    std::istringstream lines(text_of(0.1, b));
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find("TTFT") == line.npos) continue;
+      EXPECT_THAT(line, Not(HasSubstr("1 is among them")));
+    }
   }
 }
 

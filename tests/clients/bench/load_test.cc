@@ -61,8 +61,9 @@ TEST(LoadTest, AClosedLoopKeepsSoManyUnderWay) {
     Outcome Complete(const LoadRequest&, const std::function<void(int)>& on_tokens) override {
       const int running = ++now;
       if (running > most) most = running;
-      // The first five wait for each other; a sixth would be seen.
+      // The first five wait for each other, and then some more, so that a sixth would be seen.
       for (int i = 0; i < 10'000 && most < 5; ++i) std::this_thread::sleep_for(milliseconds(1));
+      std::this_thread::sleep_for(milliseconds(20));
       on_tokens(3);
       --now;
       return {.output_tokens = 3};

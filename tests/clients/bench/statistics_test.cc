@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <numeric>
 
 namespace optserve::bench {
@@ -52,6 +53,20 @@ TEST(StatisticsTest, ABootstrapIntervalHoldsTheRatioAndNarrowsWithMoreValues) {
   EXPECT_LT(narrow.high - narrow.low, wide.high - wide.low);
   EXPECT_EQ(BootstrapRatio(few, few, Median, 500, 1).low, wide.low);
   EXPECT_EQ(BootstrapRatio({}, few, Median, 500, 1).value, 0);
+}
+
+// Of the ratio of two means of n values each, the standard error is sqrt(2 / n) sd / mean, and 95 % of a normal
+// distribution lie within 1.96 of those.
+TEST(StatisticsTest, ABootstrapIntervalIsAsWideAsTheValuesSay) {
+  std::vector<double> values;
+  for (int i = 0; i < 3000; ++i) values.push_back(10 + i % 10);
+  const auto mean = [](std::span<const double> of) {
+    return std::accumulate(of.begin(), of.end(), 0.0) / static_cast<double>(of.size());
+  };
+  const Ratio ratio = BootstrapRatio(values, values, mean, 2000, 1);
+  const double standard_error = std::sqrt(2.0 / 3000) * std::sqrt(8.25) / 14.5;
+  EXPECT_NEAR((ratio.high - ratio.low) / (2 * 1.96 * standard_error), 1, 0.1);
+  EXPECT_NEAR((ratio.high + ratio.low) / 2, 1, 0.2 * standard_error);
 }
 
 }  // namespace

@@ -141,6 +141,33 @@ TEST_F(RequestTraceTest, APartForEachPhaseAndNoGapBetween) {
   EXPECT_EQ(Fact<std::string>(whole, "http.route"), "/r");
 }
 
+// What the engine says of a prompt's times is where the parts' borders are.
+TEST_F(RequestTraceTest, PartsBeginWhenTheEngineSaysSo) {
+  {
+    RequestTrace trace(Parent(), Parent(), [this](std::vector<Span> spans) { traces_.push_back(std::move(spans)); });
+    const int64_t start_ns = MonotonicNs();
+    trace.Record(Ask(), {.model = "demo",
+                         .finish_reasons = {"length"},
+                         .prompts = {{.submit_ns = start_ns + 2 * kMs,
+                                      .queue_ns = 5 * kMs,
+                                      .first_token_ns = start_ns + 10 * kMs,
+                                      .end_ns = start_ns + 16 * kMs}}});
+    std::this_thread::sleep_for(milliseconds(20));
+    trace.Finish({}, false);
+  }
+  const std::vector<Span> spans = Spans();
+  ASSERT_THAT(Names(spans), ElementsAre("text_completion demo", "queue", "prefill", "decode", "prepare", "deliver"));
+  EXPECT_EQ(Length(spans[1]), 5 * kMs);
+  EXPECT_EQ(Length(spans[2]), 3 * kMs);
+  EXPECT_EQ(Length(spans[3]), 6 * kMs);
+  EXPECT_NEAR(Fact<double>(spans[0], "gen_ai.latency.time_in_queue"), 0.005, 1e-9);
+  EXPECT_NEAR(Fact<double>(spans[0], "gen_ai.latency.time_in_model_prefill"), 0.003, 1e-9);
+  EXPECT_NEAR(Fact<double>(spans[0], "gen_ai.latency.time_in_model_decode"), 0.006, 1e-9);
+  EXPECT_NEAR(Fact<double>(spans[0], "gen_ai.latency.time_in_model_inference"), 0.009, 1e-9);
+  EXPECT_NEAR(Fact<double>(spans[0], "gen_ai.latency.time_to_first_token"),
+              static_cast<double>(spans[3].begin_ns - spans[0].begin_ns) * 1e-9, 1e-9);
+}
+
 TEST_F(RequestTraceTest, EachPromptHasItsOwnPartsAndEachAnswerItsReason) {
   CompletionRequest request = Ask();
   request.prompts = {std::vector<int32_t>{2, 10}, std::vector<int32_t>{2, 11}};

@@ -27,6 +27,7 @@ class Collector {
     return [this](const std::string& body, steady_clock::time_point, std::stop_token) {
       const std::lock_guard lock(mu_);
       ++num_attempts_;
+      times_.push_back(steady_clock::now());
       const Delivery delivery = next_;
       if (delivery.result != Delivery::Result::kAccepted) return delivery;
       batches_.push_back(0);
@@ -47,6 +48,10 @@ class Collector {
     const std::lock_guard lock(mu_);
     return num_attempts_;
   }
+  std::vector<steady_clock::time_point> times() {
+    const std::lock_guard lock(mu_);
+    return times_;
+  }
   std::vector<std::string> names() {
     const std::lock_guard lock(mu_);
     return names_;
@@ -60,6 +65,7 @@ class Collector {
   std::mutex mu_;
   Delivery next_;
   int num_attempts_ = 0;
+  std::vector<steady_clock::time_point> times_;  // of the attempts
   std::vector<std::string> names_;
   std::vector<int> batches_;
 };
@@ -159,6 +165,18 @@ TEST_F(SpanExporterTest, ACollectorThatIsDownIsTriedAgainAndTheLogSaysSoOnce) {
   WaitFor([&] { return Counted("exported") == 1; });
   EXPECT_EQ(Counted("dropped"), 0);
   EXPECT_EQ(Count(Logged(), "trace_collector_answers spans_dropped=0"), 1u);
+}
+
+TEST_F(SpanExporterTest, PausesDouble) {
+  collector_.Answer(down_);
+  options_.first_pause = milliseconds(10);
+  options_.max_pause = milliseconds(80);
+  SpanExporter exporter(options_, collector_.AsSend());
+  exporter.Export(Request("a"));
+  WaitFor([&] { return collector_.num_attempts() > 4; });
+  const std::vector<steady_clock::time_point> times = collector_.times();
+  for (const int i : {0, 1, 2, 3}) EXPECT_GE(times[i + 1] - times[i], milliseconds(10 << i)) << i;
+  collector_.Answer({});
 }
 
 TEST_F(SpanExporterTest, TheQueueIsBoundedAndSaysWhatItLost) {
