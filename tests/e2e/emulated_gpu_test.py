@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from harness import BINARY, MODEL, REFERENCE, Server, generated_ids
+from other_host import MPIRUN, MpiHost
 
 EMULATED = BINARY.with_name("optserve-emulated")
 TOKENS = 6  # an emulated step takes a second
@@ -49,7 +50,6 @@ def fields(log, event):
 
 NCCL = str(BINARY.parent / "tests" / "cuda_emulator" / "nccl")
 RANK = EMULATED.name + "-rank"
-MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
 
 
 @pytest.fixture
@@ -133,6 +133,27 @@ def test_a_process_that_goes_is_named_and_the_answer_goes_on(nccl, sign, silent,
         asking.join(timeout=60)
         assert generated_ids(answer[0]) == case["ids"][:TOKENS]
     assert "rank 1 on host" in why_died(log)[0], why_died(log)
+
+
+def test_a_host_that_dies_is_named_and_the_answer_goes_on(nccl, tmp_path, monkeypatch):
+    """The other host is a network namespace; its GPU 0 is another than ours."""
+    log = tmp_path / "log"
+    case = min(REFERENCE, key=lambda case: len(case["prompt"]))
+    with MpiHost(tmp_path, "10.231.78") as host:
+        monkeypatch.setenv("NCCL_SOCKET_IFNAME", host.link)
+        launcher = f"{host.launcher(2)} -x LD_LIBRARY_PATH -x OPTSERVE_EMULATOR_QUEUES"
+        with Server(*processes(2, "--cuda-graph-batch", 1, launcher=launcher), log=log) as server:
+            answer = []
+            asking = threading.Thread(target=lambda: answer.append(server.complete(
+                case["prompt"], max_tokens=TOKENS, return_tokens_as_token_ids=True, logprobs=0)["choices"][0]))
+            asking.start()
+            while server.metric("optserve_generation_tokens_total") == 0:
+                time.sleep(0.02)
+            assert RANK in [p.cmdline()[0].rsplit("/", 1)[-1] for p in host.processes() if p.cmdline()]
+            host.kill_all()
+            asking.join(timeout=60)
+            assert generated_ids(answer[0]) == case["ids"][:TOKENS]
+    assert "rank 1 on host hostb" in why_died(log)[0], why_died(log)
 
 
 def test_a_process_whose_gpu_fails_is_named(nccl, tmp_path, monkeypatch):

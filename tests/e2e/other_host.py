@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import pathlib
+import shlex
 import subprocess
 import time
 
 import psutil
+
+MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
 
 
 class OtherHost:
@@ -62,3 +66,18 @@ class OtherHost:
 
 def ip(*args):
     subprocess.run(["ip", *args], check=True)
+
+
+class MpiHost(OtherHost):
+    """Another machine for mpirun; `agent` takes the place of ssh."""
+
+    def __init__(self, folder, network):
+        super().__init__(network, "hostb")
+        self.agent = pathlib.Path(folder) / "agent"
+        self.agent.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(self.command("sh", "-c"))} "$*"\n')
+        self.agent.chmod(0o755)
+
+    def launcher(self, ranks):
+        return (f"{MPIRUN} -n {ranks} --host {self.here}:{ranks // 2},{self.there}:{ranks // 2} "
+                f"--mca plm_rsh_agent {self.agent} "
+                f"--mca oob_tcp_if_include {self.network} --mca btl_tcp_if_include {self.network}")

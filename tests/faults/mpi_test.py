@@ -1,9 +1,7 @@
 """Ranks as processes, on one machine and on two: the same tokens, and what happens when one of them goes."""
 
 import os
-import pathlib
 import re
-import shlex
 import signal
 import threading
 import time
@@ -13,11 +11,10 @@ import pytest
 
 import harness
 from faulty import FaultyServer, answer_of, answers_of, body_of, undisturbed_answers
-from other_host import OtherHost, ip
+from other_host import MPIRUN, MpiHost, ip
 
 STREAMS = [body_of(index, max_tokens=60) for index in range(16)]
 RANK = "optserve-rank"
-MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
 
 
 @pytest.fixture(scope="module")
@@ -126,24 +123,9 @@ def test_a_launcher_that_cannot_work_is_one_line(launcher, says):
 
 # --- two hosts: this one, and a network namespace with a name and an address of its own --------------------------------
 
-class MpiHost(OtherHost):
-    """Another machine for mpirun; `agent` takes the place of ssh."""
-
-    def __init__(self, folder):
-        super().__init__("10.231.77", "hostb")
-        self.agent = pathlib.Path(folder) / "agent"
-        self.agent.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(self.command("sh", "-c"))} "$*"\n')
-        self.agent.chmod(0o755)
-
-    def launcher(self, ranks):
-        return (f"{MPIRUN} -n {ranks} --host {self.here}:{ranks // 2},{self.there}:{ranks // 2} "
-                f"--mca plm_rsh_agent {self.agent} "
-                f"--mca oob_tcp_if_include {self.network} --mca btl_tcp_if_include {self.network}")
-
-
 @pytest.fixture
 def other_host(tmp_path):
-    with MpiHost(tmp_path) as host:
+    with MpiHost(tmp_path, "10.231.77") as host:
         yield host
 
 
