@@ -117,6 +117,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
     num_requests = stall_at = break_every = 0
     stall_seconds = 0.0
     is_strict, has_usage, chunk_tokens = False, True, 1
+    is_end_a_token = False  # the last event's, which has no text
 
     def log_message(self, *_):
         pass
@@ -147,7 +148,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         tokens = body["max_tokens"]
         events = [{"choices": [{"index": 0, "text": "a" * cls.chunk_tokens, "finish_reason": None}]}] * (tokens // cls.chunk_tokens)
         if cls.is_strict:  # as OpenAI's: the end is an event of its own
-            events = events + [{"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}]
+            events = events[:len(events) - cls.is_end_a_token] + [{"choices": [{"index": 0, "text": "", "finish_reason": "length"}]}]
         if cls.break_every and number % cls.break_every == 0:
             events = events[:2] + [{"error": {"message": "gone", "type": "server_error", "param": None, "code": "engine_dead"}}]
         else:
@@ -201,12 +202,13 @@ def test_errors_inside_streams_are_counted_as_such(tmp_path):
     assert summary["errors_in_stream"] == {kind: count}
 
 
-@pytest.mark.parametrize("chunk_tokens, has_usage, counted_by, output, arrivals", [
-    (1, True, "tokens", 8, 8), (2, True, "usage", 8, 4), (2, False, "chunks", 4, 4),
+@pytest.mark.parametrize("chunk_tokens, has_usage, is_end_a_token, counted_by, output, arrivals", [
+    (1, True, False, "tokens", 8, 8), (1, True, True, "tokens", 8, 8), (2, True, False, "usage", 8, 4),
+    (2, False, False, "chunks", 4, 4),
 ])
 def test_a_server_of_openais_fields_is_measured_and_how_its_tokens_were_counted_is_said(
-        tmp_path, chunk_tokens, has_usage, counted_by, output, arrivals):
-    with stand_in(is_strict=True, has_usage=has_usage, chunk_tokens=chunk_tokens) as url:
+        tmp_path, chunk_tokens, has_usage, is_end_a_token, counted_by, output, arrivals):
+    with stand_in(is_strict=True, has_usage=has_usage, chunk_tokens=chunk_tokens, is_end_a_token=is_end_a_token) as url:
         load = ("serve", "--url", url, "--requests", 10, "--warm-up", 0, "--prompt-tokens", 12, "--output-tokens", 8)
         refused = run("bench", *load, "--no-roof")
         assert refused.returncode == 2 and "no request was answered: 400" in refused.stderr
