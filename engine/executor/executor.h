@@ -35,19 +35,22 @@ class Executor {
   virtual absl::StatusOr<StartResult> Start(const LoadProgress& progress) = 0;
 
   // Runs one step to its end. An error ends the engine: nothing is repaired in place. Tokens that the plan has as
-  // DrawnBySlice are those that the step before it drew.
+  // DrawnBySlice are those that the step before it drew; only if config.steps_in_flight is 2.
   virtual absl::StatusOr<StepResult> Execute(const StepPlan& plan) = 0;
 
   // The same in two calls: Submit queues a step behind those under way, Collect waits for the oldest of them. At most
   // max_steps_in_flight are under way; a plan stays as it is until it is collected.
   virtual void Submit(const StepPlan& plan) { submitted_ = &plan; }
-  virtual absl::StatusOr<StepResult> Collect() { return Execute(*std::exchange(submitted_, nullptr)); }
+  virtual absl::StatusOr<StepResult> Collect() { return Execute(*TakeSubmitted()); }
 
   // Whom a step that does not end waits for, such as "rank 2": for the log. From any thread, also during Execute.
   virtual std::string WhoIsBehind() const { return "the executor"; }
 
   // An error that ends the engine although no step runs, such as a rank that has gone. From any thread.
   virtual absl::Status Health() const { return absl::OkStatus(); }
+
+ protected:
+  const StepPlan* TakeSubmitted() { return std::exchange(submitted_, nullptr); }
 
  private:
   const StepPlan* submitted_ = nullptr;

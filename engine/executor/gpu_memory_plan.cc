@@ -17,7 +17,7 @@ constexpr int64_t kReserve = int64_t{128} << 20;
 // measured; `graphs_captured` in the log says what it was.
 constexpr int64_t kBytesPerLaunch = int64_t{8} << 10;
 constexpr int64_t kBytesPerGraph = int64_t{1} << 20;
-constexpr int64_t kLaunchesPerLayer = 9, kOtherLaunches = 12;
+constexpr int64_t kLaunchesPerLayer = 9, kOtherLaunches = 13;
 
 int64_t GraphBytes(const EngineConfig& config, const OptConfig& model) {
   const int64_t launches = model.num_layers * kLaunchesPerLayer + kOtherLaunches;
@@ -52,7 +52,7 @@ absl::StatusOr<PlannedGpu> PlanGpuMemory(const EngineConfig& config, const OptCo
   plan.weights = fullest.free.joined - fullest.free.loaded;
   plan.activations = OptModel::ActivationBytes(model, config.tensor_parallel_size, config.deterministic_tp,
                                                limits.max_tokens, fullest.activation_dtype);
-  plan.steps = RankWorker::StepBytes(limits);
+  plan.steps = RankWorker::StepBytes(limits, config.tensor_parallel_size);
   plan.graphs = fullest.with_graphs ? GraphBytes(config, model) : 0;
   plan.reserve = kReserve;
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -57,15 +58,33 @@ class LocalExecutor final : public Executor {
         OnAllRanks([&](RankWorker& rank) { return CaptureDecodeGraphs(config_, model_config_, rank); }));
 
     demand_.emplace(MakeDemandModel(config_, model_config_, tensors));
-    return MakeStartResult(config_, model_config_, tensors, kv);
+    StartResult started = MakeStartResult(config_, model_config_, tensors, kv);
+    if (queues_steps()) started.max_steps_in_flight = config_.steps_in_flight;
+    return started;
   }
 
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
-    absl::StatusOr<StepResult> result = RunRanks(plan);
-    if (!result.ok()) return result;
-    drawn_.Keep(plan, *result);
-    result->demand = demand_->Demand(WorkOf(plan));
-    return result;
+    Submit(plan);
+    return Collect();
+  }
+
+  // A GPU runs behind the calls, so what it is to do next is queued now. On the CPU a step is computed when it is
+  // collected, by each rank from its beginning to its end.
+  void Submit(const StepPlan& plan) override {
+    demands_.push_back(demand_->Demand(WorkOf(plan)));
+    if (!queues_steps()) return Executor::Submit(plan);
+    if (failed_.ok()) failed_ = OnEachRank([&](RankWorker& rank) { return rank.Submit(plan); });
+  }
+  absl::StatusOr<StepResult> Collect() override {
+    if (!queues_steps()) {
+      failed_ = OnEachRank([&, plan = TakeSubmitted()](RankWorker& rank) { return Keep(rank, rank.Execute(*plan)); });
+    } else if (failed_.ok()) {
+      failed_ = OnEachRank([&](RankWorker& rank) { return Keep(rank, rank.Collect()); });
+    }
+    if (!failed_.ok()) return failed_;
+    result_.demand = demands_.front();
+    demands_.pop_front();
+    return std::move(result_);
   }
 
   // Those that have come to the fewest collectives. All of them, if none waits for another.
@@ -82,15 +101,27 @@ class LocalExecutor final : public Executor {
   }
 
  private:
-  absl::StatusOr<StepResult> RunRanks(const StepPlan& plan) {
-    if (ranks_.size() == 1) return OfRank("rank 0", ranks_[0].Execute(plan, drawn_));
-    threads_->RunOnAll([&](int rank) {
-      results_[rank] = OfRank(fmt::format("rank {}", rank), ranks_[rank].Execute(plan, drawn_));
+  bool queues_steps() const { return config_.device == DeviceChoice::kCuda; }
+
+  // A part of a step, on all ranks at once.
+  absl::Status OnEachRank(const std::function<absl::Status(RankWorker&)>& call) {
+    if (ranks_.size() == 1) {
+      absl::Status status = call(ranks_[0]);
+      return status.ok() ? status : Within("rank 0", status);
+    }
+    threads_->RunOnAll([&](int index) {
+      RankWorker& rank = ranks_[index];
+      const absl::Status status = call(rank);
       // The others may wait for it in a collective. Who was there first says why all of them fail.
-      if (!results_[rank].ok()) ranks_[rank].comm().Abort(results_[rank].status());
+      if (!status.ok()) rank.comm().Abort(Within(fmt::format("rank {}", index), status));
     });
-    OPTSERVE_RETURN_IF_ERROR(ranks_[0].comm().Check());
-    return std::move(results_[0]);
+    return ranks_[0].comm().Check();
+  }
+
+  // Rank 0's result is the step's.
+  absl::Status Keep(const RankWorker& rank, absl::StatusOr<StepResult> result) {
+    if (result.ok() && &rank == &ranks_[0]) result_ = *std::move(result);
+    return result.status();
   }
 
   absl::StatusOr<KvBudget> SizePool() {
@@ -160,10 +191,7 @@ class LocalExecutor final : public Executor {
       ranks_.emplace_back(model_config_, std::move(backends[rank]), std::move(joined.ranks[rank]),
                           config_.deterministic_tp);
     }
-    if (num_ranks > 1) {
-      results_.resize(num_ranks);
-      threads_ = std::make_unique<ThreadPool>(num_ranks);
-    }
+    if (num_ranks > 1) threads_ = std::make_unique<ThreadPool>(num_ranks);
     return absl::OkStatus();
   }
 
@@ -201,18 +229,21 @@ class LocalExecutor final : public Executor {
   std::unique_ptr<Checkpoint> checkpoint_;  // outlives the ranks, whose weights are views of it
   std::vector<RankWorker> ranks_;
   std::vector<GpuFreeBytes> free_bytes_;  // by rank
-  DrawnTokens drawn_;
-  std::vector<absl::StatusOr<StepResult>> results_;
+  std::deque<StepDemand> demands_;        // of the steps under way
+  StepResult result_;
+  absl::Status failed_;  // of a step; there is no other after it
   std::unique_ptr<ThreadPool> threads_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Executor>> MakeLocalExecutor(const EngineConfig& config) {
-  auto executor = std::make_unique<LocalExecutor>(config);
+  EngineConfig chosen = config;
+  ChooseDevice(chosen);
+  auto executor = std::make_unique<LocalExecutor>(chosen);
   // On the CPU the ranks need the processors that planning would take, and a request that comes during a step would
-  // wait for one more: adr/0007.
-  if (config.steps_in_flight < 2) return executor;
+  // wait for one more: adr/0007. A GPU's ranks queue steps by themselves.
+  if (chosen.steps_in_flight < 2 || chosen.device == DeviceChoice::kCuda) return executor;
   return std::make_unique<OverlappedExecutor>(std::move(executor));
 }
 

@@ -18,7 +18,6 @@
 #include "engine/comm/mpi_communicator.h"
 #include "engine/comm/mpi_nccl_communicator.h"
 #include "engine/comm/nccl_communicator.h"
-#include "engine/executor/drawn_tokens.h"
 #include "engine/executor/gpu_memory_plan.h"
 #include "engine/executor/kv_pool_size.h"
 #include "engine/executor/load_problems.h"
@@ -277,13 +276,9 @@ class MpiExecutor final : public Executor {
   absl::StatusOr<StepResult> Execute(const StepPlan& plan) override {
     const std::lock_guard lock(group_mu_);
     if (is_launcher_ending_) return LastQuestion();
-    // The tokens that the last step drew are known to this rank only.
-    StepPlan resolved = plan;
-    for (int32_t& id : resolved.token_ids) id = drawn_.Resolve(id);
-    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(kPlan + EncodeStepPlan(resolved)));
-    OPTSERVE_ASSIGN_OR_RETURN(StepResult result, rank_.Execute(resolved));
-    drawn_.Keep(resolved, result);
-    result.demand = demand_->Demand(WorkOf(resolved));
+    OPTSERVE_RETURN_IF_ERROR(group_.SendToOthers(kPlan + EncodeStepPlan(plan)));
+    OPTSERVE_ASSIGN_OR_RETURN(StepResult result, rank_.Execute(plan));
+    result.demand = demand_->Demand(WorkOf(plan));
     return result;
   }
 
@@ -377,8 +372,7 @@ class MpiExecutor final : public Executor {
   MpiGroup& group_;
   MpiRank rank_;
   std::optional<CostModel> demand_;  // once started
-  DrawnTokens drawn_;
-  std::mutex group_mu_;  // a step, or a question and its answers
+  std::mutex group_mu_;              // a step, or a question and its answers
   std::mutex mu_;
   std::condition_variable changed_;
   std::atomic<bool> stopping_ = false;

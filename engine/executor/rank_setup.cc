@@ -75,7 +75,8 @@ StepLimits LimitsOf(const EngineConfig& config, const OptConfig& model) {
   return {.max_tokens = std::max(config.max_num_batched_tokens, config.max_num_seqs),
           .max_sequences = config.max_num_seqs,
           .max_context = MaxModelLen(config, model),
-          .block_size = config.block_size};
+          .block_size = config.block_size,
+          .steps_in_flight = config.steps_in_flight};
 }
 
 std::vector<int64_t> GraphBatchesOf(const EngineConfig& config, const OptConfig& model) {

@@ -7,6 +7,7 @@
 
 #include "engine/util/fault_injection.h"
 #include "engine/util/status_macros.h"
+#include "kernels/common/check.h"
 
 namespace optserve {
 namespace {
@@ -16,8 +17,11 @@ constexpr int64_t kTop = kMaxTopLogprobs;
 constexpr int64_t kWord = sizeof(int32_t);
 constexpr int64_t kResultBytes = (3 + 2 * kTop) * kWord;  // of a row
 
-// Samples of a whole step, or scores of a tile.
-int64_t ResultRows(const StepLimits& limits) { return std::max(kTile, limits.max_samples()); }
+// Ids that rank 0 draws must come to the others.
+bool SharesIds(const StepLimits& limits, int num_ranks) { return limits.steps_in_flight > 1 && num_ranks > 1; }
+int64_t SharedIdBytes(const StepLimits& limits, int num_ranks) {
+  return SharesIds(limits, num_ranks) ? (1 + num_ranks) * limits.max_samples() * kWord : 0;
+}
 
 }  // namespace
 
@@ -32,8 +36,9 @@ absl::Status RankWorker::MakeWeights(const MakeWeight& make) {
   return absl::OkStatus();
 }
 
-int64_t RankWorker::StepBytes(const StepLimits& limits) {
-  return StepInputs::PlannedBytes(limits) + ResultRows(limits) * kResultBytes;
+int64_t RankWorker::StepBytes(const StepLimits& limits, int num_ranks) {
+  return StepInputs::PlannedBytes(limits) + (limits.max_samples() + kTile) * kResultBytes +
+         SharedIdBytes(limits, num_ranks);
 }
 
 absl::Status RankWorker::Allocate(const KvBudget& kv, const StepLimits& limits) {
@@ -49,12 +54,37 @@ absl::Status RankWorker::Allocate(const KvBudget& kv, const StepLimits& limits) 
   OPTSERVE_ASSIGN_OR_RETURN(model_, OptModel::Make(config_, std::move(weights_), limits.max_tokens, deterministic_tp_,
                                                    *kv_, *comm_, *backend_));
   OPTSERVE_RETURN_IF_ERROR(inputs_.Plan(limits, *backend_));
-  if (comm_->rank() != 0) return absl::OkStatus();
-  const int64_t bytes = ResultRows(limits) * kResultBytes;
-  OPTSERVE_ASSIGN_OR_RETURN(result_memory_, backend_->Allocate(static_cast<size_t>(bytes)));
-  host_memory_.resize(static_cast<size_t>(bytes));
+  return AllocateResults();
+}
+
+absl::Status RankWorker::AllocateResults() {
+  OPTSERVE_CHECK(limits_.steps_in_flight <= kMaxStepsInFlight) << limits_.steps_in_flight << " steps in flight";
+  const bool samples = comm_->rank() == 0;
+  const auto sample_bytes = static_cast<size_t>(limits_.max_samples() * kResultBytes);
+  for (Flight& flight : flights_) {
+    OPTSERVE_ASSIGN_OR_RETURN(flight.done, backend_->MakeEvent());
+    if (!samples) continue;
+    OPTSERVE_ASSIGN_OR_RETURN(flight.host, backend_->AllocateHost(sample_bytes));
+  }
+  if (samples) {
+    constexpr auto kScoreBytes = static_cast<size_t>(kTile * kResultBytes);
+    OPTSERVE_ASSIGN_OR_RETURN(sample_memory_, backend_->Allocate(sample_bytes));
+    OPTSERVE_ASSIGN_OR_RETURN(score_memory_, backend_->Allocate(kScoreBytes));
+    host_scores_.resize(kScoreBytes);
+  }
+  if (SharesIds(limits_, comm_->size())) {
+    const auto bytes = static_cast<size_t>(SharedIdBytes(limits_, comm_->size()));
+    OPTSERVE_ASSIGN_OR_RETURN(shared_ids_, backend_->Allocate(bytes));
+    // What is gathered begins with rank 0's.
+    auto* const ids = static_cast<int32_t*>(shared_ids_->data());
+    inputs_.drawn = MakeView(ids + limits_.max_samples(), DType::kI32, limits_.max_samples());
+  } else if (comm_->size() == 1) {
+    inputs_.drawn = MakeView(sample_memory_->data(), DType::kI32, limits_.max_samples());
+  }
   return absl::OkStatus();
 }
+
+// Ids come first, so that they begin at one address whatever the number of rows.
 
 RankWorker::RowResults RankWorker::LayOut(void* memory, int64_t num_rows) {
   auto* at = static_cast<std::byte*>(memory);
@@ -80,7 +110,7 @@ std::string RankWorker::WhyNoGraphs() const {
 absl::Status RankWorker::CaptureGraphs(std::span<const int64_t> batches) {
   for (const int64_t rows : batches) {
     const FixedShape shape{.rows = rows, .blocks = limits_.max_blocks()};
-    OPTSERVE_RETURN_IF_ERROR(inputs_.Set({}, {}, static_cast<int32_t>(limits_.block_size), *backend_, shape));
+    OPTSERVE_RETURN_IF_ERROR(inputs_.Set({}, static_cast<int32_t>(limits_.block_size), *backend_, shape));
     OPTSERVE_CHECK(inputs_.is_planned()) << rows << " rows";
     // What the driver and the library load or take when a kernel first runs, they must not while a graph is captured.
     Compute();
@@ -94,11 +124,14 @@ absl::Status RankWorker::CaptureGraphs(std::span<const int64_t> batches) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const DrawnTokens& drawn) {
+absl::Status RankWorker::Submit(const StepPlan& plan) {
+  OPTSERVE_CHECK(num_submitted_ - num_collected_ < kMaxStepsInFlight) << "step " << plan.step << " is one too many";
+  Flight& flight = flights_[num_submitted_++ % kMaxStepsInFlight];
+  flight.result = {.step = plan.step};
   clock_->Start(StepPhase::kHost);
   OPTSERVE_RETURN_IF_ERROR(InjectFaults(plan));
   const DecodeGraphs::Entry* graph = graphs_.Find(plan);
-  OPTSERVE_RETURN_IF_ERROR(inputs_.Set(plan, drawn, static_cast<int32_t>(limits_.block_size), *backend_,
+  OPTSERVE_RETURN_IF_ERROR(inputs_.Set(plan, static_cast<int32_t>(limits_.block_size), *backend_,
                                        graph != nullptr ? graph->shape : FixedShape{}));
   ZeroBlocks(plan.zeroed_blocks);
   clock_->Enter(StepPhase::kGaps);
@@ -109,18 +142,26 @@ absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const Drawn
   } else {
     Compute();
   }
-  OPTSERVE_RETURN_IF_ERROR(comm_->Check());
-  StepResult result;
-  result.step = plan.step;
-  OPTSERVE_RETURN_IF_ERROR(ReadSamples(result));
+  QueueReadBack(flight);
   const auto num_scores = static_cast<int64_t>(inputs_.score_rows.size());
   for (int64_t begin = 0; begin < num_scores; begin += kTile) {
-    OPTSERVE_RETURN_IF_ERROR(ScoreRows(begin, std::min(kTile, num_scores - begin), result));
+    OPTSERVE_RETURN_IF_ERROR(ScoreRows(begin, std::min(kTile, num_scores - begin), flight.result));
   }
-  OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());
+  backend_->Record(*flight.done);
+  flight.result.times = clock_->Stop();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepResult> RankWorker::Collect() {
+  OPTSERVE_CHECK(num_collected_ < num_submitted_) << "no step is under way";
+  Flight& flight = flights_[num_collected_++ % kMaxStepsInFlight];
+  clock_->Start(StepPhase::kHost);
   OPTSERVE_RETURN_IF_ERROR(comm_->Check());
-  result.times = clock_->Stop();
-  return result;
+  OPTSERVE_RETURN_IF_ERROR(backend_->Wait(*flight.done));
+  OPTSERVE_RETURN_IF_ERROR(comm_->Check());
+  ReadSamples(flight);
+  flight.result.times.Add(clock_->Stop());
+  return std::move(flight.result);
 }
 
 // A step from its inputs to what it draws, which stays on the device. Nothing here may depend on numbers of the plan
@@ -128,6 +169,7 @@ absl::StatusOr<StepResult> RankWorker::Execute(const StepPlan& plan, const Drawn
 void RankWorker::Compute() {
   model_->Forward(inputs_);
   SampleRows();
+  ShareDrawn();
 }
 
 // Rare, so copies do.
@@ -170,7 +212,7 @@ void RankWorker::SampleRows() {
     const TensorView logits = model_->Logits(inputs_, begin, count);
     if (comm_->rank() != 0) continue;
     const StepClock::Scope scope(*clock_, StepPhase::kSampling);
-    const RowResults results = LayOut(result_memory_->data(), num_rows);
+    const RowResults results = LayOut(sample_memory_->data(), num_rows);
     backend_->Sample({.logits = logits,
                       .rows = inputs_.sample_rows + begin,
                       .counts = inputs_.counts,
@@ -184,18 +226,37 @@ void RankWorker::SampleRows() {
   }
 }
 
-absl::Status RankWorker::ReadSamples(StepResult& result) {
-  if (comm_->rank() != 0 || inputs_.sampled_slices.empty()) return absl::OkStatus();
+// Every rank's embedding needs the ids, and only rank 0 has them.
+void RankWorker::ShareDrawn() {
+  const int64_t num_rows = inputs_.num_samples;
+  if (shared_ids_ == nullptr || num_rows == 0) return;
+  auto* const memory = static_cast<int32_t*>(shared_ids_->data());
+  void* const own = comm_->rank() == 0 ? sample_memory_->data() : memory;  // the others' means nothing
+  comm_->AllGather(MakeView(own, DType::kI32, num_rows),
+                   MakeView(memory + limits_.max_samples(), DType::kI32, comm_->size(), num_rows));
+}
+
+void RankWorker::QueueReadBack(Flight& flight) {
+  flight.sampled_slices = inputs_.sampled_slices;
+  flight.num_top = inputs_.num_top;
+  flight.num_rows = inputs_.num_samples;
+  if (comm_->rank() != 0 || flight.sampled_slices.empty()) return;
   const StepClock::Scope scope(*clock_, StepPhase::kSampling);
-  const bool with_top = std::ranges::any_of(inputs_.num_top, [](int32_t num_top) { return num_top > 0; });
-  OPTSERVE_RETURN_IF_ERROR(ReadBack(inputs_.num_samples, with_top));
-  for (int64_t r = 0; r < std::ssize(inputs_.sampled_slices); ++r) {
-    SampledToken& sampled = result.sampled.emplace_back();
-    sampled.slice = inputs_.sampled_slices[r];
-    sampled.finite = host_.finite.as<const int32_t>()[r] != 0;
-    if (sampled.finite) sampled.token = ScoreAt(r, host_.ids.as<const int32_t>()[r], inputs_.num_top[r]);
+  const bool with_top = std::ranges::any_of(flight.num_top, [](int32_t num_top) { return num_top > 0; });
+  const int64_t numbers = flight.num_rows * (with_top ? kResultBytes / kWord : 3);
+  backend_->CopyOut(flight.host->data(), MakeView(sample_memory_->data(), DType::kI32, numbers));
+}
+
+void RankWorker::ReadSamples(Flight& flight) {
+  if (comm_->rank() != 0 || flight.sampled_slices.empty()) return;
+  const StepClock::Scope scope(*clock_, StepPhase::kSampling);
+  const RowResults host = LayOut(flight.host->data(), flight.num_rows);
+  for (int64_t r = 0; r < std::ssize(flight.sampled_slices); ++r) {
+    SampledToken& sampled = flight.result.sampled.emplace_back();
+    sampled.slice = flight.sampled_slices[r];
+    sampled.finite = host.finite.as<const int32_t>()[r] != 0;
+    if (sampled.finite) sampled.token = ScoreAt(host, r, host.ids.as<const int32_t>()[r], flight.num_top[r]);
   }
-  return absl::OkStatus();
 }
 
 absl::Status RankWorker::ScoreRows(int64_t begin, int64_t count, StepResult& result) {
@@ -205,7 +266,7 @@ absl::Status RankWorker::ScoreRows(int64_t begin, int64_t count, StepResult& res
   const StepClock::Scope scope(*clock_, StepPhase::kSampling);
   int32_t num_top = 0;
   for (int64_t r = begin; r < begin + count; ++r) num_top = std::max(num_top, inputs_.score_rows[r].num_top);
-  const RowResults results = LayOut(result_memory_->data(), count);
+  const RowResults results = LayOut(score_memory_->data(), count);
   backend_->Score({.logits = logits,
                    .targets = inputs_.targets.Rows(begin, count),
                    .num_top = num_top,
@@ -213,33 +274,28 @@ absl::Status RankWorker::ScoreRows(int64_t begin, int64_t count, StepResult& res
                    .top_ids = results.top_ids,
                    .top_logprobs = results.top_logprobs,
                    .finite = results.finite});
-  OPTSERVE_RETURN_IF_ERROR(ReadBack(count, num_top > 0));
+  const int64_t numbers = count * (num_top > 0 ? kResultBytes / kWord : 3);
+  backend_->CopyOut(host_scores_.data(), MakeView(score_memory_->data(), DType::kI32, numbers));
+  OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());
+  const RowResults host = LayOut(host_scores_.data(), count);
   for (int64_t r = 0; r < count; ++r) {
     const StepInputs::ScoreRow& row = inputs_.score_rows[begin + r];
     if (result.scored.empty() || result.scored.back().slice != row.slice) {
       result.scored.push_back({.slice = row.slice});
     }
     ScoredPrompt& scored = result.scored.back();
-    if (host_.finite.as<const int32_t>()[r] == 0) scored.finite = false;
-    scored.tokens.push_back(ScoreAt(r, row.target, row.num_top));
+    if (host.finite.as<const int32_t>()[r] == 0) scored.finite = false;
+    scored.tokens.push_back(ScoreAt(host, r, row.target, row.num_top));
   }
   return absl::OkStatus();
 }
 
-// Waits for the device.
-absl::Status RankWorker::ReadBack(int64_t num_rows, bool with_top) {
-  host_ = LayOut(host_memory_.data(), num_rows);
-  const int64_t numbers = num_rows * (with_top ? kResultBytes / kWord : 3);
-  backend_->CopyOut(host_memory_.data(), MakeView(result_memory_->data(), DType::kI32, numbers));
-  return backend_->Synchronize();
-}
-
-TokenScore RankWorker::ScoreAt(int64_t row, int32_t id, int32_t num_top) const {
-  TokenScore score{.id = id, .logprob = host_.logprobs.as<const float>()[row]};
+TokenScore RankWorker::ScoreAt(const RowResults& host, int64_t row, int32_t id, int32_t num_top) const {
+  TokenScore score{.id = id, .logprob = host.logprobs.as<const float>()[row]};
   const int64_t top = std::min<int64_t>({num_top, kTop, config_.vocab_size});
   for (int64_t i = 0; i < top; ++i) {
     score.top.push_back(
-        {host_.top_ids.as<const int32_t>()[row * kTop + i], host_.top_logprobs.as<const float>()[row * kTop + i]});
+        {host.top_ids.as<const int32_t>()[row * kTop + i], host.top_logprobs.as<const float>()[row * kTop + i]});
   }
   return score;
 }

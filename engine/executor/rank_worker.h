@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -24,11 +25,14 @@
 namespace optserve {
 
 // One rank: a device with its shard of the weights, its share of the KV cache, and the model that uses them. Rank 0
-// also samples. It remembers nothing of earlier plans but what they put into the KV cache.
+// also samples. It remembers nothing of earlier plans but what they put into the KV cache, and what the last one drew:
+// every rank has those ids in its device's memory, where the next step takes them from.
 //
 // One thread at a time calls; within a step all ranks of the group must be called.
 class RankWorker {
  public:
+  static constexpr int64_t kMaxStepsInFlight = 2;
+
   // With `deterministic_tp` the group's size changes no bit, see adr/0006.
   RankWorker(const OptConfig& config, std::unique_ptr<Backend> backend, std::unique_ptr<Communicator> comm,
              bool deterministic_tp = false)
@@ -42,8 +46,8 @@ class RankWorker {
   // Instead of that, for measuring: see MakeOptWeights.
   absl::Status MakeWeights(const MakeWeight& make);
 
-  // Bytes that a rank takes for the inputs and results of steps within the limits.
-  static int64_t StepBytes(const StepLimits& limits);
+  // Bytes that a rank of `num_ranks` takes for the inputs and results of steps within the limits.
+  static int64_t StepBytes(const StepLimits& limits, int num_ranks);
 
   // Takes the memory of the KV cache and of steps within the limits. ResourceExhausted names the shortfall.
   absl::Status Allocate(const KvBudget& kv, const StepLimits& limits);
@@ -54,9 +58,16 @@ class RankWorker {
   absl::Status CaptureGraphs(std::span<const int64_t> batches);
   const DecodeGraphs& graphs() const { return graphs_; }
 
-  // Runs the plan; `drawn` has what the step before it drew. The result is empty on all ranks but 0. Its demand is left
-  // to the caller.
-  absl::StatusOr<StepResult> Execute(const StepPlan& plan, const DrawnTokens& drawn = {});
+  // Submit queues a step behind the one before it and returns, where the device runs behind the calls, while both are
+  // still to run: nothing of a step comes back to the host before Collect, which waits for the oldest that was not
+  // collected. (Prompts that are scored are: Submit waits for them.) At most limits.steps_in_flight may be under way.
+  // The result is empty on all ranks but 0. Its demand is left to the caller. After an error there is no next step.
+  absl::Status Submit(const StepPlan& plan);
+  absl::StatusOr<StepResult> Collect();
+  absl::StatusOr<StepResult> Execute(const StepPlan& plan) {
+    if (absl::Status status = Submit(plan); !status.ok()) return status;
+    return Collect();
+  }
 
   // All ranks do before any of them ends: their communicators use each other's backends. Graphs have their calls.
   void LeaveGroup() {
@@ -68,7 +79,7 @@ class RankWorker {
   Communicator& comm() const { return *comm_; }
 
  private:
-  // What is read back of R rows, the most seldom wanted last; in the backend's memory and, after ReadBack, on the host.
+  // What is read back of R rows, the most seldom wanted last; in the backend's memory, and the host's copy of it.
   struct RowResults {
     TensorView ids;           // [R] i32
     TensorView logprobs;      // [R] f32
@@ -78,14 +89,25 @@ class RankWorker {
   };
   static RowResults LayOut(void* memory, int64_t num_rows);
 
+  // A step between Submit and Collect.
+  struct Flight {
+    std::unique_ptr<OpEvent> done;
+    std::unique_ptr<Buffer> host;  // of rank 0: where the samples' results are copied to
+    int64_t num_rows = 0;          // of samples
+    std::vector<int32_t> sampled_slices, num_top;
+    StepResult result;  // as far as it is known
+  };
+
+  absl::Status AllocateResults();
   void ZeroBlocks(std::span<const int32_t> blocks);
   absl::Status InjectFaults(const StepPlan& plan);  // in test builds only
   void Compute();
   void SampleRows();
-  absl::Status ReadSamples(StepResult& result);
+  void ShareDrawn();
+  void QueueReadBack(Flight& flight);
+  void ReadSamples(Flight& flight);
   absl::Status ScoreRows(int64_t begin, int64_t count, StepResult& result);
-  absl::Status ReadBack(int64_t num_rows, bool with_top);
-  TokenScore ScoreAt(int64_t row, int32_t id, int32_t num_top) const;
+  TokenScore ScoreAt(const RowResults& host, int64_t row, int32_t id, int32_t num_top) const;
 
   OptConfig config_;
   bool deterministic_tp_ = false;
@@ -99,9 +121,13 @@ class RankWorker {
   StepInputs inputs_;
   DecodeGraphs graphs_;
 
-  std::unique_ptr<Buffer> result_memory_;  // of rank 0
-  std::vector<std::byte> host_memory_;
-  RowResults host_;  // of the rows that were read last
+  std::unique_ptr<Buffer> sample_memory_, score_memory_;  // of rank 0: results of a step's samples, of a tile's scores
+  std::vector<std::byte> host_scores_;
+  // Ids that rank 0 has drawn, on every rank: [1 + ranks, max_samples], what it gives and what it gets. Only where
+  // there are several ranks, and plans that need it.
+  std::unique_ptr<Buffer> shared_ids_;
+  std::array<Flight, kMaxStepsInFlight> flights_;
+  uint64_t num_submitted_ = 0, num_collected_ = 0;
 };
 
 }  // namespace optserve

@@ -1,6 +1,7 @@
 #include "engine/executor/step_inputs.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/util/status_macros.h"
 #include "kernels/common/check.h"
@@ -30,12 +31,16 @@ int64_t StepInputs::PlannedBytes(const StepLimits& limits) {
 }
 
 absl::Status StepInputs::Plan(const StepLimits& limits, Backend& backend) {
-  OPTSERVE_ASSIGN_OR_RETURN(planned_, backend.Allocate(static_cast<size_t>(PlannedBytes(limits))));
+  const auto bytes = static_cast<size_t>(PlannedBytes(limits));
+  OPTSERVE_ASSIGN_OR_RETURN(planned_, backend.Allocate(bytes));
+  if (backend.info().host_memory) return absl::OkStatus();
+  for (std::unique_ptr<Buffer>& pinned : pinned_) {
+    OPTSERVE_ASSIGN_OR_RETURN(pinned, backend.AllocateHost(bytes));
+  }
   return absl::OkStatus();
 }
 
-absl::Status StepInputs::Set(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size, Backend& backend,
-                             const FixedShape& shape) {
+absl::Status StepInputs::Set(const StepPlan& plan, int32_t block_size, Backend& backend, const FixedShape& shape) {
   used_ = 0;
   num_tokens = static_cast<int64_t>(plan.token_ids.size());
   num_sequences = static_cast<int64_t>(plan.slices.size());
@@ -45,14 +50,23 @@ absl::Status StepInputs::Set(const StepPlan& plan, const DrawnTokens& drawn, int
         << num_decode << " of " << num_sequences << " sequences decode, in " << shape.rows << " rows";
     num_tokens = num_sequences = num_decode = shape.rows;
   }
-  PackTokens(plan, drawn, block_size);
+  PackTokens(plan, block_size);
   PackAttention(plan, block_size, shape);
   PackLogitRows(plan, shape);
   PackSampling(plan);
   OPTSERVE_RETURN_IF_ERROR(ChooseMemory(backend));
-  backend.CopyIn(MakeView(base_, DType::kI32, static_cast<int64_t>(used_ / sizeof(int32_t))), staging_.data());
+  backend.CopyIn(MakeView(base_, DType::kI32, static_cast<int64_t>(used_ / sizeof(int32_t))), SourceOfCopy());
   SetViews();
   return absl::OkStatus();
+}
+
+// The copy reads its memory when the device comes to it; then the plan after the next is not packed yet.
+const std::byte* StepInputs::SourceOfCopy() {
+  if (!is_planned() || pinned_[0] == nullptr) return staging_.data();
+  turn_ = (turn_ + 1) % pinned_.size();
+  auto* const pinned = static_cast<std::byte*>(pinned_[turn_]->data());
+  std::memcpy(pinned, staging_.data(), used_);
+  return pinned;
 }
 
 absl::Status StepInputs::ChooseMemory(Backend& backend) {
@@ -77,12 +91,20 @@ StepInputs::Packed<T> StepInputs::Reserve(int64_t size) {
   return array;
 }
 
-void StepInputs::PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size) {
+int32_t StepInputs::IdOrRow(int32_t token_id) const {
+  if (!IsDrawn(token_id)) return token_id;
+  const auto slice = static_cast<size_t>(SliceThatDraws(token_id));
+  OPTSERVE_CHECK(!drawn.empty()) << "nobody keeps what steps draw";
+  OPTSERVE_CHECK(slice < rows_.size() && rows_[slice] != kDrewNothing) << "slice " << slice << " drew nothing";
+  return ~rows_[slice];
+}
+
+void StepInputs::PackTokens(const StepPlan& plan, int32_t block_size) {
   packed_token_ids_ = Reserve<int32_t>(num_tokens);
   packed_positions_ = Reserve<int32_t>(num_tokens);
   packed_slots_ = Reserve<int32_t>(num_tokens);
   std::transform(plan.token_ids.begin(), plan.token_ids.end(), Staged(packed_token_ids_),
-                 [&](int32_t id) { return drawn.Resolve(id); });
+                 [&](int32_t id) { return IdOrRow(id); });
   int32_t* position = Staged(packed_positions_);
   int32_t* slot = Staged(packed_slots_);
   const int32_t* const end = position + plan.token_ids.size();
@@ -158,9 +180,11 @@ void StepInputs::PackLogitRows(const StepPlan& plan, const FixedShape& shape) {
   sampled_slices.clear();
   num_top.clear();
   score_rows.clear();
+  rows_.assign(plan.slices.size(), kDrewNothing);
   for (int32_t i = 0; i < static_cast<int32_t>(plan.slices.size()); ++i) {
     const SequenceSlice& slice = plan.slices[i];
     if (slice.wants_sample) {
+      rows_[i] = static_cast<int32_t>(sampled_slices.size());
       sampled_slices.push_back(i);
       num_top.push_back(slice.sampling.num_logprobs);
     }

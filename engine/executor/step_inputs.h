@@ -1,13 +1,13 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/executor/drawn_tokens.h"
 #include "engine/scheduler/step_plan.h"
 #include "kernels/backend.h"
 
@@ -19,6 +19,7 @@ struct StepLimits {
   int64_t max_sequences = 0;
   int64_t max_context = 0;  // tokens of a sequence
   int64_t block_size = 1;
+  int64_t steps_in_flight = 1;  // 2: a step may be queued behind one that runs, whose tokens nobody knows yet
 
   int64_t max_samples() const { return std::min(max_tokens, max_sequences); }
   int64_t max_blocks() const { return (max_context + block_size - 1) / block_size; }  // of a sequence
@@ -33,6 +34,9 @@ struct FixedShape {
 
 // A StepPlan as arrays in a rank's device memory, packed side by side and copied in once. Plan takes the memory at
 // start; without it, or for a plan beyond all limits, memory grows to the largest plan seen.
+//
+// An id that the plan has as DrawnBySlice stands there as ~r: row r of what the step before it sampled. The ids
+// themselves lie in `drawn`, on the device, and the model looks them up.
 class StepInputs {
  public:
   // Bytes that steps within the limits need.
@@ -46,18 +50,21 @@ class StepInputs {
     int32_t num_top = 0;
   };
 
-  // Packs a plan with KV blocks of `block_size` tokens; `drawn` has what the step before it drew. The views below are
-  // those of this plan until the next call. ResourceExhausted: no memory.
+  // Packs a plan with KV blocks of `block_size` tokens. The views below are those of this plan until the next call, and
+  // the plan before it is what ids that were drawn come from. At most two plans' copies may be under way, if the memory
+  // was planned. ResourceExhausted: no memory.
   //
   // With a shape: the plan's slices are decodes that want a sample, and the counts and views below are the shape's.
   // Rows beyond the plan's have a context of 0 and are not stored; what they draw means nothing.
-  absl::Status Set(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size, Backend& backend,
-                   const FixedShape& shape = {});
+  absl::Status Set(const StepPlan& plan, int32_t block_size, Backend& backend, const FixedShape& shape = {});
 
   // Whether the arrays lie in the planned memory: those of one shape are then always in the same places.
   bool is_planned() const { return grown_ == nullptr; }
 
-  TensorView token_ids;  // [T] i32
+  // Where the rank keeps the ids that a step drew, by row of its samples: set once, by whoever samples.
+  TensorView drawn;  // [N] i32; empty: plans must have all ids
+
+  TensorView token_ids;  // [T] i32; ~r is drawn[r]
   TensorView positions;  // [T] i32, index in the sequence
   TensorView slots;      // [T] i32
 
@@ -110,18 +117,23 @@ class StepInputs {
   }
   TensorView View(const Packed<int32_t>& array) const { return MakeView(OnDevice(array), DType::kI32, array.size); }
 
-  void PackTokens(const StepPlan& plan, const DrawnTokens& drawn, int32_t block_size);
+  int32_t IdOrRow(int32_t token_id) const;
+  void PackTokens(const StepPlan& plan, int32_t block_size);
   void PackAttention(const StepPlan& plan, int32_t block_size, const FixedShape& shape);
   void PackLogitRows(const StepPlan& plan, const FixedShape& shape);
   void PackSampling(const StepPlan& plan);
   absl::Status ChooseMemory(Backend& backend);
+  const std::byte* SourceOfCopy();
   void SetViews();
 
   std::unique_ptr<Buffer> planned_;
   std::unique_ptr<Buffer> grown_;   // for a plan that planned_ has no room for
   std::byte* base_ = nullptr;       // of the arrays, in one of them
   std::vector<std::byte> staging_;  // what is to lie there
-  size_t used_ = 0;                 // bytes of staging_
+  // Of a device: where copies into planned_ read from, in turn, while the next plan is packed.
+  std::array<std::unique_ptr<Buffer>, 2> pinned_;
+  size_t turn_ = 0;
+  size_t used_ = 0;  // bytes of staging_
 
   Packed<int32_t> packed_token_ids_, packed_positions_, packed_slots_;
   Packed<int32_t> packed_block_tables_, packed_context_lens_, packed_decode_starts_, packed_prefill_starts_;
@@ -130,6 +142,9 @@ class StepInputs {
   Packed<SampleRow> packed_sample_rows_;
   Packed<int32_t> packed_lists_;  // counts, bias, suppressed
   int64_t blocks_per_table_ = 0;  // M
+
+  static constexpr int32_t kDrewNothing = -1;
+  std::vector<int32_t> rows_;  // of the samples of the plan before, by slice
 };
 
 }  // namespace optserve

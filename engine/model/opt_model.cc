@@ -128,7 +128,8 @@ void OptModel::Embed(const StepInputs& in, const TensorView& x) {
   backend_->Embedding({.out = e,
                        .ids = in.token_ids,
                        .table = weights_.embed_tokens,
-                       .first_id = static_cast<int32_t>(weights_.vocab.first)});
+                       .first_id = static_cast<int32_t>(weights_.vocab.first),
+                       .drawn = in.drawn});
   if (comm_->size() > 1) comm_->AllReduceSum(e);
   if (config_.has_projections()) backend_->Linear({.x = e, .parts = {{{.weight = weights_.project_in, .out = x}}}});
   backend_->PositionEmbedding({.x = x, .positions = in.positions, .table = weights_.embed_positions});

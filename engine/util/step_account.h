@@ -31,6 +31,9 @@ struct StepTimes {
 
   int64_t& operator[](StepPhase phase) { return ns[static_cast<size_t>(phase)]; }
   int64_t operator[](StepPhase phase) const { return ns[static_cast<size_t>(phase)]; }
+  void Add(const StepTimes& other) {
+    for (size_t i = 0; i < kNumStepPhases; ++i) ns[i] += other.ns[i];
+  }
   int64_t total_ns() const { return std::accumulate(ns.begin(), ns.end(), int64_t{0}); }
 };
 

@@ -121,7 +121,7 @@ class ModelBench {
     constexpr int64_t kReserve = int64_t{256} << 20;
     const int64_t activations =
         OptModel::ActivationBytes(case_.config, case_.ranks, false, limits.max_tokens, shape.dtype) +
-        RankWorker::StepBytes(limits);
+        RankWorker::StepBytes(limits, case_.ranks);
     const int64_t room =
         (device_->FreeBytes() - activations - (smoke_ ? 0 : kReserve)) / (KvCache::BytesPerToken(shape) * kBlockSize);
     const int64_t wanted = std::max<int64_t>(int64_t{largest} * kLastContext, longest) / kBlockSize + 1;

@@ -8,8 +8,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/executor/drawn_tokens.h"
 #include "engine/executor/executor.h"
+#include "tests/support/drawn_tokens.h"
 
 namespace optserve {
 

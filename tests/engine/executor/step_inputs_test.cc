@@ -45,12 +45,11 @@ class StepInputsTest : public testing::Test {
   StepInputsTest() : backend_(*MakeBackend({.num_threads = 1})) {}
 
   std::unique_ptr<Backend> backend_;
-  DrawnTokens drawn_;
   StepInputs inputs_;
 };
 
 TEST_F(StepInputsTest, PacksAPlan) {
-  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, /*block_size=*/4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), /*block_size=*/4, *backend_).ok());
   EXPECT_THAT(Values(inputs_.token_ids), ElementsAre(100, 101, 102, 103, 104, 105, 106));
   EXPECT_THAT(Values(inputs_.positions), ElementsAre(4, 2, 5, 6, 7, 0, 1));
   EXPECT_THAT(Values(inputs_.slots), ElementsAre(2 * 4, 5 * 4 + 2, 9 * 4 + 1, 9 * 4 + 2, 9 * 4 + 3, 8 * 4, 8 * 4 + 1));
@@ -77,7 +76,7 @@ TEST_F(StepInputsTest, PacksAPlan) {
 }
 
 TEST_F(StepInputsTest, PacksWhatChangesTheDistribution) {
-  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
   const SampleRow& first = inputs_.sample_rows[0];
   EXPECT_EQ(first.position, 5);  // the token to be drawn comes behind five others
   EXPECT_EQ(first.choice, 3);
@@ -99,25 +98,25 @@ TEST_F(StepInputsTest, PacksWhatChangesTheDistribution) {
 }
 
 TEST_F(StepInputsTest, AllocatesNothingForAPlanNoLargerThanOneBefore) {
-  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
   const void* before = inputs_.token_ids.data;
   StepPlan small = Plan();
   small.slices.resize(2);
   small.token_ids.resize(2);
-  ASSERT_TRUE(inputs_.Set(small, drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(small, 4, *backend_).ok());
   EXPECT_EQ(inputs_.token_ids.data, before);
-  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
   EXPECT_EQ(inputs_.token_ids.data, before);
 }
 
 TEST_F(StepInputsTest, GrowsForALargerPlan) {
-  ASSERT_TRUE(inputs_.Set(Plan(), drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
   StepPlan large;
   for (int32_t i = 0; i < 500; ++i) {
     large.slices.push_back({.sequence = static_cast<uint64_t>(i), .num_tokens = 3, .block_table = {i}});
     for (int32_t t = 0; t < 3; ++t) large.token_ids.push_back(3 * i + t);
   }
-  ASSERT_TRUE(inputs_.Set(large, drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(large, 4, *backend_).ok());
   EXPECT_EQ(Values(inputs_.token_ids), large.token_ids);
   EXPECT_EQ(Values(inputs_.slots).back(), 499 * 4 + 2);
   EXPECT_EQ(inputs_.num_samples, 0);
@@ -136,7 +135,7 @@ StepPlan Decodes(int32_t first_id, int32_t seen) {
 }
 
 TEST_F(StepInputsTest, FillsUpAFixedShape) {
-  ASSERT_TRUE(inputs_.Set(Decodes(100, 1), drawn_, 4, *backend_, {.rows = 4, .blocks = 3}).ok());
+  ASSERT_TRUE(inputs_.Set(Decodes(100, 1), 4, *backend_, {.rows = 4, .blocks = 3}).ok());
   EXPECT_EQ(inputs_.num_tokens, 4);
   EXPECT_EQ(inputs_.num_sequences, 4);
   EXPECT_EQ(inputs_.num_decode, 4);
@@ -171,10 +170,10 @@ TEST_F(StepInputsTest, OfOneShapeEverythingLiesWhereItLayBefore) {
                                     inputs_.bias,
                                     inputs_.suppressed};
   };
-  ASSERT_TRUE(inputs_.Set({}, drawn_, 4, *backend_, shape).ok());
+  ASSERT_TRUE(inputs_.Set({}, 4, *backend_, shape).ok());
   const std::vector<const void*> captured = places();
   for (const int32_t seen : {0, 9, 3}) {
-    ASSERT_TRUE(inputs_.Set(Decodes(50 + seen, seen), drawn_, 4, *backend_, shape).ok());
+    ASSERT_TRUE(inputs_.Set(Decodes(50 + seen, seen), 4, *backend_, shape).ok());
     EXPECT_TRUE(inputs_.is_planned());
     EXPECT_EQ(places(), captured);
     const SampleRow& row = inputs_.sample_rows[1];
@@ -188,10 +187,10 @@ TEST_F(StepInputsTest, OfOneShapeEverythingLiesWhereItLayBefore) {
   // A request with more biases than memory is planned for: elsewhere, and back again.
   StepPlan large = Decodes(1, 0);
   for (int32_t id = 0; id < 20'000; ++id) large.slices[0].sampling.logit_bias.emplace_back(id, 1.0f);
-  ASSERT_TRUE(inputs_.Set(large, drawn_, 4, *backend_, shape).ok());
+  ASSERT_TRUE(inputs_.Set(large, 4, *backend_, shape).ok());
   EXPECT_FALSE(inputs_.is_planned());
   EXPECT_EQ(inputs_.bias[inputs_.sample_rows[0].bias_end - 1].id, 19'999);
-  ASSERT_TRUE(inputs_.Set(Decodes(1, 0), drawn_, 4, *backend_, shape).ok());
+  ASSERT_TRUE(inputs_.Set(Decodes(1, 0), 4, *backend_, shape).ok());
   EXPECT_EQ(places(), captured);
 }
 
@@ -212,7 +211,7 @@ TEST_F(StepInputsTest, PlansForTheLargestStep) {
     plan.slices.push_back(slice);
     plan.block_copies.push_back({.src = i, .dst = i + 8});
   }
-  ASSERT_TRUE(inputs_.Set(plan, drawn_, 4, *backend_).ok());
+  ASSERT_TRUE(inputs_.Set(plan, 4, *backend_).ok());
   EXPECT_TRUE(inputs_.is_planned());
 }
 
@@ -221,10 +220,10 @@ using StepInputsDeathTest = StepInputsTest;
 TEST_F(StepInputsDeathTest, APlanThatContradictsItselfIsOurBug) {
   StepPlan short_table = Plan();
   short_table.slices[2].block_table.pop_back();
-  EXPECT_DEATH((void)inputs_.Set(short_table, drawn_, 4, *backend_), "sequence 3 has 1 blocks for 8 tokens");
+  EXPECT_DEATH((void)inputs_.Set(short_table, 4, *backend_), "sequence 3 has 1 blocks for 8 tokens");
   StepPlan too_many_tokens = Plan();
   too_many_tokens.token_ids.push_back(1);
-  EXPECT_DEATH((void)inputs_.Set(too_many_tokens, drawn_, 4, *backend_), "tokens of no slice");
+  EXPECT_DEATH((void)inputs_.Set(too_many_tokens, 4, *backend_), "tokens of no slice");
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ TEST_P(OptModelLogits, MatchTransformers) {
   StepInputs inputs;
   for (const GoldenPrompt& prompt : golden.prompts) {
     SCOPED_TRACE(prompt.name);
-    ASSERT_TRUE(inputs.Set(PlanFor(prompt.ids), DrawnTokens(), kBlockSize, *backend).ok());
+    ASSERT_TRUE(inputs.Set(PlanFor(prompt.ids), kBlockSize, *backend).ok());
     model.Forward(inputs);
     const TensorView view = model.Logits(inputs, 0, 1);
     ASSERT_EQ(view.dims[1], golden.vocab_size);
