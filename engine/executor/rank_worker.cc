@@ -147,6 +147,7 @@ absl::Status RankWorker::Submit(const StepPlan& plan) {
   for (int64_t begin = 0; begin < num_scores; begin += kTile) {
     OPTSERVE_RETURN_IF_ERROR(ScoreRows(begin, std::min(kTile, num_scores - begin), flight.result));
   }
+  if (num_scores > 0) OPTSERVE_RETURN_IF_ERROR(backend_->Synchronize());  // as rank 0 does
   backend_->Record(*flight.done);
   flight.result.times = clock_->Stop();
   return absl::OkStatus();
