@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -109,13 +110,16 @@ class LocalExecutor final : public Executor {
       absl::Status status = call(ranks_[0]);
       return status.ok() ? status : Within("rank 0", status);
     }
+    std::atomic<bool> has_failed = false;
     threads_->RunOnAll([&](int index) {
       RankWorker& rank = ranks_[index];
       const absl::Status status = call(rank);
+      if (status.ok()) return;
       // The others may wait for it in a collective. Who was there first says why all of them fail.
-      if (!status.ok()) rank.comm().Abort(Within(fmt::format("rank {}", index), status));
+      rank.comm().Abort(Within(fmt::format("rank {}", index), status));
+      has_failed = true;
     });
-    return ranks_[0].comm().Check();
+    return has_failed ? ranks_[0].comm().Check() : absl::OkStatus();
   }
 
   // Rank 0's result is the step's.
