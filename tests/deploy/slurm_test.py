@@ -143,7 +143,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    with OtherHost(f"10.232.{os.getpid() % 250}", THERE) as other, \
+    with OtherHost(THERE) as other, \
             Slurm(tmp_path_factory.mktemp("slurm"), other) as running:
         yield running
 
@@ -229,11 +229,15 @@ def answers(url, key=""):
         return list(pool.map(ask, BODIES))
 
 
+def answers_of_threads(ranks):
+    with harness.Server("--device", "cpu", "--tensor-parallel-size", ranks) as server:
+        return answers(server.url)
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
     """The answers to BODIES by two ranks that are threads of one process."""
-    with harness.Server("--device", "cpu", "--tensor-parallel-size", 2) as server:
-        return answers(server.url)
+    return answers_of_threads(2)
 
 
 def ranks_there(slurm):
@@ -264,6 +268,16 @@ def test_two_nodes_give_the_tokens_of_one_process(launcher, slurm, undisturbed):
     wait_until_no_rank_is_there(slurm)
     assert not slurm.endpoint(job).exists()
     assert "engine_died" not in slurm.log(job)
+
+
+def test_four_ranks_on_two_nodes_give_the_tokens_of_one_process(slurm):
+    job = slurm.submit("--nodes=2", "--ntasks-per-node=2", SCRIPT, harness.MODEL, "--device", "cpu")
+    endpoint = slurm.serving(job)
+    assert len(ranks_there(slurm)) == 2
+    assert answers(endpoint["url"], endpoint["api_key"]) == answers_of_threads(4)
+    slurm.terminate(job)
+    slurm.wait_for_state(job, "COMPLETED")
+    wait_until_no_rank_is_there(slurm)
 
 
 def test_a_killed_rank_is_named_and_the_group_replaced(slurm, undisturbed):
