@@ -139,7 +139,7 @@ def test_a_host_that_dies_is_named_and_the_answer_goes_on(nccl, tmp_path, monkey
     """The other host is a network namespace; its GPU 0 is another than ours."""
     log = tmp_path / "log"
     case = min(REFERENCE, key=lambda case: len(case["prompt"]))
-    with MpiHost(tmp_path, "10.231.78") as host:
+    with MpiHost(tmp_path) as host:
         monkeypatch.setenv("NCCL_SOCKET_IFNAME", host.link)
         launcher = f"{host.launcher(2)} -x LD_LIBRARY_PATH -x OPTSERVE_EMULATOR_QUEUES"
         with Server(*processes(2, "--cuda-graph-batch", 1, launcher=launcher), log=log) as server:

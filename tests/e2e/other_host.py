@@ -14,9 +14,12 @@ MPIRUN = "mpirun --allow-run-as-root --oversubscribe"
 
 class OtherHost:
     """Has the address `there` and the host name `hostname`; this machine is `here` to it. A context manager that ends
-    all that runs in it. `subnet`: the first three numbers of the addresses, such as "10.231.77"."""
+    all that runs in it. Each has a network of its own, or tests that run beside each other, and one that was killed and
+    left its network behind, would have their answers go astray."""
 
-    def __init__(self, subnet, hostname):
+    def __init__(self, hostname):
+        forget_the_dead()
+        subnet = f"10.231.{os.getpid() % 250}"
         self.name = f"optserve-test-{os.getpid()}-{hostname}"
         self.link = f"os{os.getpid()}"
         self.hostname = hostname
@@ -64,6 +67,13 @@ class OtherHost:
                 process.kill()
 
 
+def forget_the_dead():
+    """Takes away what tests have left that were killed."""
+    for namespace in pathlib.Path("/run/netns").glob("optserve-test-*"):
+        if not psutil.pid_exists(int(namespace.name.split("-")[2])):
+            subprocess.run(["ip", "netns", "del", namespace.name], check=False)  # and with it its link
+
+
 def ip(*args):
     subprocess.run(["ip", *args], check=True)
 
@@ -71,8 +81,8 @@ def ip(*args):
 class MpiHost(OtherHost):
     """Another machine for mpirun; `agent` takes the place of ssh."""
 
-    def __init__(self, folder, network):
-        super().__init__(network, "hostb")
+    def __init__(self, folder):
+        super().__init__("hostb")
         self.agent = pathlib.Path(folder) / "agent"
         self.agent.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(self.command("sh", "-c"))} "$*"\n')
         self.agent.chmod(0o755)
