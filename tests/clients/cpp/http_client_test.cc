@@ -420,5 +420,21 @@ TEST(HttpClientTest, ManyThreadsMayCall) {
   EXPECT_EQ(good, 80);
 }
 
+// Under ThreadSanitizer: what threads share is the connections between their calls.
+TEST(HttpClientTest, ManyThreadsShareTheConnectionsThatAreKept) {
+  ScriptedServer server({Answers(Answer("200 OK", kGood))}, /*at_once=*/true);
+  const auto client = ClientOf(server);
+  std::vector<std::thread> threads;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      for (int call = 0; call < 50; ++call) good += TextOf(client->Complete(Request())) == "good" ? 1 : 0;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(good, 400);
+  EXPECT_LE(server.connections(), 8);
+}
+
 }  // namespace
 }  // namespace optserve::client

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <functional>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -70,12 +71,13 @@ class ServerSide {
 };
 
 // Listens on the loopback; the k-th connection is given to the k-th script, those after the last to the last one, and
-// closed when that returns. Scripts run one after the other.
+// closed when that returns. Scripts run one after the other, or `at_once`, each on its own thread.
 class ScriptedServer {
  public:
   using Script = std::function<void(ServerSide&)>;
 
-  explicit ScriptedServer(std::vector<Script> scripts) : scripts_(std::move(scripts)) {
+  explicit ScriptedServer(std::vector<Script> scripts, bool at_once = false)
+      : scripts_(std::move(scripts)), at_once_(at_once) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = {};
     address.sin_family = AF_INET;
@@ -92,9 +94,10 @@ class ScriptedServer {
     shutdown(listener_, SHUT_RDWR);
     {
       const std::lock_guard lock(mutex_);
-      if (current_ >= 0) shutdown(current_, SHUT_RDWR);
+      for (const int fd : open_) shutdown(fd, SHUT_RDWR);
     }
     thread_.join();
+    for (std::thread& thread : script_threads_) thread.join();
     close(listener_);
   }
 
@@ -107,26 +110,35 @@ class ScriptedServer {
       const int fd = accept(listener_, nullptr, nullptr);
       if (fd < 0) return;
       const size_t number = static_cast<size_t>(connections_++);
-      Set(fd);
-      ServerSide side(fd);
-      scripts_[std::min(number, scripts_.size() - 1)](side);
-      Set(-1);
-      close(fd);
+      if (at_once_) {
+        script_threads_.emplace_back([this, fd, number] { Serve(fd, number); });
+      } else {
+        Serve(fd, number);
+      }
     }
   }
 
-  void Set(int fd) {
+  void Serve(int fd, size_t number) {
+    {
+      const std::lock_guard lock(mutex_);
+      open_.insert(fd);
+    }
+    ServerSide side(fd);
+    scripts_[std::min(number, scripts_.size() - 1)](side);
     const std::lock_guard lock(mutex_);
-    current_ = fd;
+    open_.erase(fd);
+    close(fd);
   }
 
-  std::vector<Script> scripts_;
+  const std::vector<Script> scripts_;
+  const bool at_once_;
   int listener_ = -1;
   int port_ = 0;
   std::atomic<int> connections_{0};
   std::mutex mutex_;
-  int current_ = -1;
+  std::set<int> open_;
   std::thread thread_;
+  std::vector<std::thread> script_threads_;  // thread_'s, until it has ended
 };
 
 // An answer of HTTP/1.1 with a length.
