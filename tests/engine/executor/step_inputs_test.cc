@@ -122,6 +122,24 @@ TEST_F(StepInputsTest, GrowsForALargerPlan) {
   EXPECT_EQ(inputs_.num_samples, 0);
 }
 
+// Ids that the step before draws are named by the row of its samples: its third slice drew none, so the fourth is
+// row 2.
+TEST_F(StepInputsTest, NamesDrawnIdsByTheirRow) {
+  std::vector<int32_t> drawn(4);
+  inputs_.drawn = MakeView(drawn.data(), DType::kI32, 4);
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  StepPlan next{.step = 6, .num_decode = 3};
+  for (int32_t i = 0; i < 3; ++i) {
+    next.slices.push_back({.num_tokens = 1, .num_cached = 2, .block_table = {i}, .wants_sample = i != 1});
+  }
+  next.token_ids = {DrawnBySlice(3), 77, DrawnBySlice(0)};
+  ASSERT_TRUE(inputs_.Set(next, 4, *backend_).ok());
+  EXPECT_THAT(Values(inputs_.token_ids), ElementsAre(~2, 77, ~0));
+  next.token_ids = {DrawnBySlice(2), 78, 79};
+  ASSERT_TRUE(inputs_.Set(next, 4, *backend_).ok());
+  EXPECT_THAT(Values(inputs_.token_ids), ElementsAre(~1, 78, 79));
+}
+
 // Two decodes, as a graph of four rows sees them.
 StepPlan Decodes(int32_t first_id, int32_t seen) {
   StepPlan plan{.step = 7, .num_decode = 2};
@@ -224,6 +242,13 @@ TEST_F(StepInputsDeathTest, APlanThatContradictsItselfIsOurBug) {
   StepPlan too_many_tokens = Plan();
   too_many_tokens.token_ids.push_back(1);
   EXPECT_DEATH((void)inputs_.Set(too_many_tokens, 4, *backend_), "tokens of no slice");
+  StepPlan drawn = Plan();
+  drawn.token_ids[0] = DrawnBySlice(2);
+  EXPECT_DEATH((void)inputs_.Set(drawn, 4, *backend_), "nobody keeps what steps draw");
+  int32_t ids[4] = {};
+  inputs_.drawn = MakeView(ids, DType::kI32, 4);
+  ASSERT_TRUE(inputs_.Set(Plan(), 4, *backend_).ok());
+  EXPECT_DEATH((void)inputs_.Set(drawn, 4, *backend_), "slice 2 drew nothing");
 }
 
 }  // namespace
