@@ -19,6 +19,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .
 th, td { text-align: right; padding: .15rem .7rem; border-bottom: 1px solid var(--line); } th:first-child, td:first-child, td.text { text-align: left; }
 svg { width: 100%; height: auto; } svg text { fill: var(--dim); font-size: 12px; }
 .axis { stroke: var(--line); } code { word-break: break-all; }
+@media (max-width: 40rem) { body { padding: 0 .5rem; } table { width: 100%; font-size: 13px; } th, td { padding: .15rem .2rem; } }
 </style>
 </head>
 <body>

@@ -47,6 +47,8 @@ def test_a_loads_page_shows_real_steps(open_report, tmp_path):
     assert page.locator("svg g").count() == len(lengths)
     assert page.locator("svg g").first.locator("rect").count() == len(explain["last_steps"][0]["ms"])
     assert "Gaps between tokens" in shown
+    page.set_viewport_size({"width": 390, "height": 844})  # a phone: nothing lies beside the screen
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_a_sweeps_page_shows_latency_against_load(open_report, tmp_path):
