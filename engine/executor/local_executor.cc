@@ -124,8 +124,9 @@ class LocalExecutor final : public Executor {
 
   // Rank 0's result is the step's.
   absl::Status Keep(const RankWorker& rank, absl::StatusOr<StepResult> result) {
-    if (result.ok() && &rank == &ranks_[0]) result_ = *std::move(result);
-    return result.status();
+    if (!result.ok()) return result.status();
+    if (&rank == &ranks_[0]) result_ = *std::move(result);
+    return absl::OkStatus();
   }
 
   absl::StatusOr<KvBudget> SizePool() {
