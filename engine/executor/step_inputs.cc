@@ -54,6 +54,7 @@ absl::Status StepInputs::Set(const StepPlan& plan, int32_t block_size, Backend& 
   PackAttention(plan, block_size, shape);
   PackLogitRows(plan, shape);
   PackSampling(plan);
+  PackCopies(plan);
   OPTSERVE_RETURN_IF_ERROR(ChooseMemory(backend));
   backend.CopyIn(MakeView(base_, DType::kI32, static_cast<int64_t>(used_ / sizeof(int32_t))), SourceOfCopy());
   SetViews();
@@ -123,7 +124,10 @@ void StepInputs::PackTokens(const StepPlan& plan, int32_t block_size) {
     Staged(packed_token_ids_)[t] = Staged(packed_positions_)[t] = 0;
     Staged(packed_slots_)[t] = -1;
   }
+}
 
+// Behind all that a graph reads: how many there are must not move it.
+void StepInputs::PackCopies(const StepPlan& plan) {
   const auto num_copies = static_cast<int64_t>(plan.block_copies.size());
   packed_copy_src_ = Reserve<int32_t>(num_copies);
   packed_copy_dst_ = Reserve<int32_t>(num_copies);

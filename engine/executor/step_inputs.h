@@ -122,6 +122,7 @@ class StepInputs {
   void PackAttention(const StepPlan& plan, int32_t block_size, const FixedShape& shape);
   void PackLogitRows(const StepPlan& plan, const FixedShape& shape);
   void PackSampling(const StepPlan& plan);
+  void PackCopies(const StepPlan& plan);
   absl::Status ChooseMemory(Backend& backend);
   const std::byte* SourceOfCopy();
   void SetViews();
