@@ -133,6 +133,22 @@ TEST_P(CudaStepsInFlight, NoIdComesByTheHost) {
 INSTANTIATE_TEST_SUITE_P(Ranks, CudaStepsInFlight,
                          testing::Values(Case{1, 4}, Case{2, 4}, Case{4, 4}, Case{1, 0}, Case{2, 0}), NameOf);
 
+// The scheduler plans ahead: stops, several answers, penalties, scores, cancels, preemption, a prefix cache. Alone, one
+// step after the other.
+class CudaTrafficAhead : public testing::TestWithParam<Case> {};
+
+TEST_P(CudaTrafficAhead, GivesWhatEachRequestGetsAlone) {
+  constexpr float kTolerance = 5e-3f;
+  const Case& c = GetParam();
+  const Queues queues(/*late=*/true);
+  TrafficModel model(ConfigOf(c.ranks, 2, c.graph_batch)), alone(ConfigOf(c.ranks, 1, c.graph_batch));
+  const Disturbances all = RunTraffic(model, alone, /*seed=*/34, /*num_requests=*/5, kTolerance);
+  EXPECT_GT(all.preemptions, 0);
+  EXPECT_GT(all.cache_hits, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, CudaTrafficAhead, testing::Values(Case{1, 4}, Case{2, 4}, Case{4, 4}), NameOf);
+
 // A sequence whose row was not finite is computed once more, for nothing; the others notice nothing of it.
 TEST(CudaStepsInFlightTest, ARowThatIsNotFiniteDrawsNobodysId) {
   const Queues queues(/*late=*/true);
