@@ -292,15 +292,18 @@ TEST(ConnectionTest, NewLimitsHoldForTheNextRequestOfAnyConnection) {
   HttpClient old(server.port());  // is there all the time
   HttpClient half(server.port());
   EXPECT_EQ(post(old, 5000), 200);
-  half.Send("GET /livez?" + std::string(300, 'x'));
-  EXPECT_EQ(post(old, 5000), 200);  // by now the half has been read
+  half.Send(
+      "POST /v1/completions HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
+      "Transfer-Encoding: chunked\r\n\r\n");
+  EXPECT_EQ(half.Receive().status, 100);  // its header has been read
 
   set([](HttpLimits& limits, RequestLimits&) {
     limits.body_bytes = 6000;
     limits.target_bytes = 100;
   });
   EXPECT_EQ(post(old, 5000), 200);
-  half.Send("x HTTP/1.1\r\nHost: a\r\n\r\n");
+  const std::string body = std::string(7000, ' ') + R"({"prompt":[5],"max_tokens":1})";
+  half.Send(fmt::format("{:x}\r\n{}\r\n0\r\n\r\n", body.size(), body));
   EXPECT_EQ(half.Receive().status, 200);  // goes by what held when it began
   half.Send("GET /livez?" + std::string(300, 'x') + " HTTP/1.1\r\nHost: a\r\n\r\n");
   EXPECT_EQ(half.Receive().status, 414);
