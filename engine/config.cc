@@ -28,7 +28,7 @@ constexpr std::array kInt32Keys = {
     NumberKey<int32_t>{"max_num_batched_tokens", &EngineConfig::max_num_batched_tokens, 1, 1 << 20},
     NumberKey<int32_t>{"batch_step_tokens", &EngineConfig::batch_step_tokens, 0, 1 << 20},
     NumberKey<int32_t>{"block_size", &EngineConfig::block_size, 1, 1024},
-    NumberKey<int32_t>{"steps_in_flight", &EngineConfig::steps_in_flight, 1, 2},
+    NumberKey<int32_t>{"steps_in_flight", &EngineConfig::steps_in_flight, 0, 2},
     NumberKey<int32_t>{"cuda_graph_batch", &EngineConfig::cuda_graph_batch, 0, 1 << 16},
     NumberKey<int32_t>{"max_queue", &EngineConfig::max_queue, 0, 1 << 24},
     NumberKey<int32_t>{"num_threads", &EngineConfig::num_threads, 0, 4096},

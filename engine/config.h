@@ -33,7 +33,8 @@ struct EngineConfig {
                                               // another key's prompt began the same
   int64_t max_queue_tokens = 1 << 22;         // prompt tokens of the requests that wait
   bool deterministic_tp = false;              // the same bits on 1, 2, 4, ... ranks, see adr/0006
-  int32_t steps_in_flight = 1;                // 2: a step is planned while another one runs, see adr/0007
+  int32_t steps_in_flight = 0;                // 2: a step is planned while another one runs, see adr/0007; 0: if the
+                                              // device gains by it, see StartResult::max_steps_in_flight
   int32_t cuda_graph_batch = 256;             // the largest batch of decodes that is captured as a CUDA graph; 0: none
   int32_t num_threads = 0;                    // CPU: threads of all ranks together; 0: all of the machine
   bool verify = false;                        // look at every weight while loading, and compare checksums

@@ -272,9 +272,10 @@ constexpr ServerOption kOptions[] = {
     Number<&EngineConfig::max_queue, 0, 1 << 24>("max-queue", "N", "requests that may wait", kOfEngine),
     Number<&EngineConfig::max_queue_tokens, 1, int64_t{1} << 40>("max-queue-tokens", "N",
                                                                  "prompt tokens of the requests that wait", kOfEngine),
-    Number<&EngineConfig::steps_in_flight, 1, 2>(
-        "steps-in-flight", "N",
-        "2: plan a step while another one runs; pays where a step takes less than some milliseconds", kOfEngine),
+    Number<&EngineConfig::steps_in_flight, 0, 2>("steps-in-flight", "N",
+                                                 "2: plan a step while another one runs, so that a GPU need not wait "
+                                                 "for the next; 0: 2 on GPUs that do not add up by NCCL, else 1",
+                                                 kOfEngine),
     Number<&EngineConfig::cuda_graph_batch, 0, 1 << 16>(
         "cuda-graph-batch", "N",
         "on GPUs: up to so many answers, a step of theirs is one CUDA graph, captured at start; 0: none", kOfEngine),

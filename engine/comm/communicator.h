@@ -40,6 +40,8 @@ class Communicator {
   // Dead peer or asynchronous error; asked by all ranks whenever they have queued what they will wait for. May wait for
   // the device.
   virtual absl::Status Check() = 0;
+  // Check waits for all that is queued, also for what came after the part that is asked about.
+  virtual bool check_waits_for_all() const { return false; }
 
   // The group is at its end: every rank returns from its collective, and from all later ones, at once and without a
   // result, and Check says `why`, the first one. Any thread.

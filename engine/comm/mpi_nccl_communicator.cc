@@ -25,6 +25,7 @@ class MpiNcclCommunicator final : public Communicator {
   bool sums_as_tree() const override { return nccl_->sums_as_tree(); }
   std::string WhyNoCapture() const override { return nccl_->WhyNoCapture(); }
   void NoteLaunch() override { nccl_->NoteLaunch(); }
+  bool check_waits_for_all() const override { return true; }
   uint64_t num_arrivals() const override { return nccl_->num_arrivals(); }
 
   void AllReduceSum(const TensorView& inout) override { nccl_->AllReduceSum(inout); }

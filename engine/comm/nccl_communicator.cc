@@ -102,6 +102,7 @@ class LoadedNcclCommunicator final : public NcclCommunicator {
                        VersionText(nccl_.version));
   }
   void NoteLaunch() override { CountArrival(); }
+  bool check_waits_for_all() const override { return true; }
   uint64_t num_arrivals() const override { return num_arrivals_.load(std::memory_order_relaxed); }
 
   void AllReduceSum(const TensorView& inout) override {

@@ -22,7 +22,9 @@ struct KvBudget {
 struct StartResult {
   KvBudget kv;
   ModelInfo model;
-  int32_t max_steps_in_flight = 1;  // 2: a step may be submitted while another one runs
+  // 2: a step may be submitted while another one runs. What the configuration says; if it leaves that open, 2 where a
+  // step can be queued behind another on a device and waited for by itself.
+  int32_t max_steps_in_flight = 1;
 };
 
 // The engine's view of its ranks: all of them as one. One thread calls.

@@ -197,6 +197,9 @@ class LocalExecutor final : public Executor {
                           config_.deterministic_tp);
     }
     if (num_ranks > 1) threads_ = std::make_unique<ThreadPool>(num_ranks);
+    if (config_.steps_in_flight == 0) {
+      config_.steps_in_flight = queues_steps() && !ranks_[0].comm().check_waits_for_all() ? 2 : 1;
+    }
     return absl::OkStatus();
   }
 

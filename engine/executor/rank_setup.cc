@@ -76,7 +76,7 @@ StepLimits LimitsOf(const EngineConfig& config, const OptConfig& model) {
           .max_sequences = config.max_num_seqs,
           .max_context = MaxModelLen(config, model),
           .block_size = config.block_size,
-          .steps_in_flight = config.steps_in_flight};
+          .steps_in_flight = std::max(config.steps_in_flight, 1)};
 }
 
 std::vector<int64_t> GraphBatchesOf(const EngineConfig& config, const OptConfig& model) {

@@ -113,6 +113,7 @@ class TimedCommunicator final : public Communicator {
     return comm_->Check();
   }
   void Abort(const absl::Status& why) override { comm_->Abort(why); }
+  bool check_waits_for_all() const override { return comm_->check_waits_for_all(); }
   uint64_t num_arrivals() const override { return comm_->num_arrivals(); }
 
  private:

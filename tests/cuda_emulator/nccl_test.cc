@@ -119,6 +119,13 @@ INSTANTIATE_TEST_SUITE_P(Models, CudaNccl,
                                   (info.param.with_queues ? "_queues" : "");
                          });
 
+TEST(CudaNcclTest, HasNoStepQueuedBehindAnotherUnlessToldSo) {
+  const Settings settings = NoPeers(/*with_queues=*/false);
+  const absl::StatusOr<Started> run = Start("preln_d64", 2, DeviceChoice::kCuda, 0);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->start.max_steps_in_flight, 1);
+}
+
 TEST(CudaNcclTest, NamesItsVersionAndDoesNotSumAsATree) {
   EXPECT_EQ(NcclName(), "NCCL 2.21.5");
   const Settings settings = NoPeers(true);

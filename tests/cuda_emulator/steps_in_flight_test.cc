@@ -176,6 +176,15 @@ TEST(CudaStepsInFlightTest, ARowThatIsNotFiniteDrawsNobodysId) {
   }
 }
 
+TEST(CudaStepsInFlightTest, AreTwoOnGpusUnlessTheConfigurationSaysSo) {
+  EXPECT_EQ(TrafficModel(ConfigOf(1, 0, 0)).max_steps_in_flight(), 2);
+  EXPECT_EQ(TrafficModel(ConfigOf(2, 0, 0)).max_steps_in_flight(), 2);
+  EXPECT_EQ(TrafficModel(ConfigOf(2, 1, 0)).max_steps_in_flight(), 1);
+  EngineConfig cpu = ConfigOf(2, 0, 0);
+  cpu.device = DeviceChoice::kCpu;
+  EXPECT_EQ(TrafficModel(cpu).max_steps_in_flight(), 1);
+}
+
 // What a device finds wrong with a step comes when that is collected, and ends the one behind it too.
 TEST(CudaStepsInFlightTest, AFailedStepEndsTheOneBehindIt) {
   const Queues queues(/*late=*/true);
