@@ -223,7 +223,7 @@ void HttpServer::SetLimits(const HttpLimits& limits, const RequestLimits& reques
   LimitsInForce next = *impl_->state().limits.Get();
   next.http = limits;
   next.decode.limits = request_limits;
-  impl_->state().limits.Replace(std::move(next));
+  impl_->state().limits.Replace(next);
 }
 void HttpServer::Drain() { impl_->state().draining = true; }
 bool HttpServer::WaitUntilIdle(std::chrono::milliseconds timeout) {
