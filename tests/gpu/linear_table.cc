@@ -53,7 +53,7 @@ static_assert(kRows[std::size(kRows) - 1] == kMaxWmmaRows);
 
 // Seconds of the three ways for a number of rows; 0 for one that cannot have as many.
 struct Times {
-  double skinny = 0, wmma = 0, library = 0;
+  double skinny = 0, wmma = 0, cublas = 0;
 };
 
 struct MaxRows {
@@ -64,10 +64,10 @@ MaxRows MaxRowsOf(const std::function<Times(int64_t rows)>& times_of) {
   bool skinny = true;
   for (const int64_t rows : kRows) {
     const Times times = times_of(rows);
-    skinny = skinny && rows <= kMaxSkinnyRows && times.skinny <= std::min(times.wmma, times.library);
+    skinny = skinny && rows <= kMaxSkinnyRows && times.skinny <= std::min(times.wmma, times.cublas);
     if (skinny) {
       most.skinny = rows;
-    } else if (times.wmma > times.library) {
+    } else if (times.wmma > times.cublas) {
       break;
     }
     most.wmma = rows;
@@ -111,7 +111,7 @@ Times Model(const Generation& gpu, const Product& p, int64_t rows) {
   const double shared = bytes * (2.0 + static_cast<double>(tile) / 8 * 1.25) / gpu.shared_per_second;
   return {.skinny = kLaunch + std::max(read / 0.9, products(rows) / gpu.flops / 0.6),
           .wmma = kLaunch + std::max(read / 0.9, std::max({from_l2, shared, products(tile) / gpu.tensor_flops}) / 0.7),
-          .library = static_cast<double>(p.parts) * 2 * kLaunch + read / 0.75};
+          .cublas = static_cast<double>(p.parts) * 2 * kLaunch + read / 0.75};
 }
 
 void PrintModelled() {
@@ -148,7 +148,7 @@ class Measurement {
     };
     return {.skinny = rows <= kMaxSkinnyRows ? time(LinearKernel::kSkinny) : 0.0,
             .wmma = time(LinearKernel::kWmma),
-            .library = time(LinearKernel::kLibrary)};
+            .cublas = time(LinearKernel::kLibrary)};
   }
 
  private:
