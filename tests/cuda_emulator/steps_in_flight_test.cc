@@ -12,18 +12,12 @@
 #include <vector>
 
 #include "tests/cuda_emulator/emulator.h"
+#include "tests/support/emulated_queues.h"
 #include "tests/support/golden_models.h"
 #include "tests/support/random_traffic.h"
 
 namespace optserve {
 namespace {
-
-class Queues {
- public:
-  explicit Queues(bool late) { setenv("OPTSERVE_EMULATOR_QUEUES", late ? "2" : "0", 1); }
-  ~Queues() { unsetenv("OPTSERVE_EMULATOR_QUEUES"); }
-  Queues(const Queues&) = delete;
-};
 
 EngineConfig ConfigOf(int32_t ranks, int32_t steps_in_flight, int32_t graph_batch) {
   EngineConfig config{.model_path = LoadGoldenModel(ranks == 4 ? "noprefix_lmhead_bf16" : "preln_d80").directory};
@@ -103,7 +97,7 @@ TEST_P(CudaStepsInFlight, NoIdComesByTheHost) {
   const std::vector<StepResult> expected = OneAtATime(c);
   for (const bool late : {false, true}) {
     SCOPED_TRACE(late ? "late" : "early");
-    const Queues queues(late);
+    const EmulatedQueues queues(late);
     TrafficModel model(ConfigOf(c.ranks, 2, c.graph_batch));
     ASSERT_EQ(model.max_steps_in_flight(), 2);
     const emulator::Totals& totals = emulator::totals();
@@ -140,7 +134,7 @@ class CudaTrafficAhead : public testing::TestWithParam<Case> {};
 TEST_P(CudaTrafficAhead, GivesWhatEachRequestGetsAlone) {
   constexpr float kTolerance = 5e-3f;
   const Case& c = GetParam();
-  const Queues queues(/*late=*/true);
+  const EmulatedQueues queues(/*late=*/true);
   TrafficModel model(ConfigOf(c.ranks, 2, c.graph_batch)), alone(ConfigOf(c.ranks, 1, c.graph_batch));
   const Disturbances all = RunTraffic(model, alone, /*seed=*/34, /*num_requests=*/5, kTolerance);
   EXPECT_GT(all.preemptions, 0);
@@ -151,7 +145,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, CudaTrafficAhead, testing::Values(Case{1, 4}, Ca
 
 // A sequence whose row was not finite is computed once more, for nothing; the others notice nothing of it.
 TEST(CudaStepsInFlightTest, ARowThatIsNotFiniteDrawsNobodysId) {
-  const Queues queues(/*late=*/true);
+  const EmulatedQueues queues(/*late=*/true);
   TrafficModel model(ConfigOf(1, 2, 4));
   const std::vector<StepResult> expected = OneAtATime({1, 4});
   std::vector<StepPlan> plans;
@@ -187,7 +181,7 @@ TEST(CudaStepsInFlightTest, AreTwoOnGpusUnlessTheConfigurationSaysSo) {
 
 // What a device finds wrong with a step comes when that is collected, and ends the one behind it too.
 TEST(CudaStepsInFlightTest, AFailedStepEndsTheOneBehindIt) {
-  const Queues queues(/*late=*/true);
+  const EmulatedQueues queues(/*late=*/true);
   TrafficModel model(ConfigOf(2, 2, 4));
   const std::vector<StepPlan> plans = {PlanOf(0, nullptr), PlanOf(1, nullptr)};
   model.executor().Submit(plans[0]);

@@ -1,5 +1,6 @@
 """The server with `--device cuda` on emulated GPUs (tests/cuda_emulator): the whole way from HTTP to kernels, without a GPU."""
 
+import concurrent.futures
 import os
 import re
 import signal
@@ -110,6 +111,16 @@ def why_died(log):
     return re.findall(r' engine_died .*?why="([^"]*)"', log.read_text())
 
 
+def asked_and_begun(server, case):
+    """A future of the answer, of which the first token has come."""
+    answer = concurrent.futures.Future()
+    threading.Thread(target=lambda: answer.set_result(server.complete(
+        case["prompt"], max_tokens=TOKENS, return_tokens_as_token_ids=True, logprobs=0)["choices"][0])).start()
+    while server.metric("optserve_generation_tokens_total") == 0:
+        time.sleep(0.02)
+    return answer
+
+
 # A killed process closes its sockets, which NCCL notices or, between GPUs of one machine, does not.
 @pytest.mark.parametrize("sign, silent", [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGSTOP, True)])
 def test_a_process_that_goes_is_named_and_the_answer_goes_on(nccl, sign, silent, tmp_path, monkeypatch):
@@ -118,20 +129,14 @@ def test_a_process_that_goes_is_named_and_the_answer_goes_on(nccl, sign, silent,
     log = tmp_path / "log"
     case = min(REFERENCE, key=lambda case: len(case["prompt"]))
     with Server(*processes(2, "--step-timeout", 3, "--cuda-graph-batch", 1), log=log) as server:
-        answer = []
-        asking = threading.Thread(target=lambda: answer.append(server.complete(
-            case["prompt"], max_tokens=TOKENS, return_tokens_as_token_ids=True, logprobs=0)["choices"][0]))
-        asking.start()
-        while server.metric("optserve_generation_tokens_total") == 0:
-            time.sleep(0.02)
+        answer = asked_and_begun(server, case)
         began = time.monotonic()
         os.kill(ranks_of(server)[1].pid, sign)
         while not why_died(log):
             assert time.monotonic() < began + 20
             time.sleep(0.02)
         print(f"known after {time.monotonic() - began:.1f} s")
-        asking.join(timeout=60)
-        assert generated_ids(answer[0]) == case["ids"][:TOKENS]
+        assert generated_ids(answer.result(timeout=60)) == case["ids"][:TOKENS]
     assert "rank 1 on host" in why_died(log)[0], why_died(log)
 
 
@@ -143,16 +148,10 @@ def test_a_host_that_dies_is_named_and_the_answer_goes_on(nccl, tmp_path, monkey
         monkeypatch.setenv("NCCL_SOCKET_IFNAME", host.link)
         launcher = f"{host.launcher(2)} -x LD_LIBRARY_PATH -x OPTSERVE_EMULATOR_QUEUES"
         with Server(*processes(2, "--cuda-graph-batch", 1, launcher=launcher), log=log) as server:
-            answer = []
-            asking = threading.Thread(target=lambda: answer.append(server.complete(
-                case["prompt"], max_tokens=TOKENS, return_tokens_as_token_ids=True, logprobs=0)["choices"][0]))
-            asking.start()
-            while server.metric("optserve_generation_tokens_total") == 0:
-                time.sleep(0.02)
+            answer = asked_and_begun(server, case)
             assert RANK in [p.cmdline()[0].rsplit("/", 1)[-1] for p in host.processes() if p.cmdline()]
             host.kill_all()
-            asking.join(timeout=60)
-            assert generated_ids(answer[0]) == case["ids"][:TOKENS]
+            assert generated_ids(answer.result(timeout=60)) == case["ids"][:TOKENS]
     assert "rank 1 on host hostb" in why_died(log)[0], why_died(log)
 
 

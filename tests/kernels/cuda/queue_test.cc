@@ -3,29 +3,21 @@
 
 #include <gmock/gmock.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
 #include "kernels/cache/kv_cache_ops.h"
 #include "kernels/common/op_trail.h"
 #include "tests/kernels/cuda/cuda_test.h"
+#include "tests/support/emulated_queues.h"
 #include "tests/support/reference.h"
 
 namespace optserve {
 namespace {
 
-// The emulator runs what is queued at once, or when the host waits for it: as early and as late as a GPU may.
-class Queues {
- public:
-  explicit Queues(bool late) { setenv("OPTSERVE_EMULATOR_QUEUES", late ? "2" : "0", 1); }
-  ~Queues() { unsetenv("OPTSERVE_EMULATOR_QUEUES"); }
-  Queues(const Queues&) = delete;
-};
-
-class CudaQueueTest : private Queues, public CudaTest, public testing::WithParamInterface<bool> {
+class CudaQueueTest : private EmulatedQueues, public CudaTest, public testing::WithParamInterface<bool> {
  protected:
-  CudaQueueTest() : Queues(GetParam()) {}
+  CudaQueueTest() : EmulatedQueues(GetParam()) {}
 
   struct HostFree {
     CudaDevice* device;
